@@ -1,0 +1,341 @@
+"""`RequestParser`: bytes in, one HTTP/1.1 request at a time out.
+
+llhttp (through httptools) judges the syntax. This module decides *how much* it is
+given, and that is what makes everything else simple:
+
+- A head ends at the first CRLFCRLF, a body with Content-Length after that many
+  bytes, a chunked body at some CRLFCRLF. The parser is never fed past such a place, so
+  that a request always ends where a call of `feed` ends: pipelined requests need no
+  queue, and limits are counted before a byte is parsed.
+- The raw head is at hand when a request is complete. The request line is read from it,
+  since llhttp does not tell 'two spaces' from one.
+- Header callbacks are bound methods of a dict, so that a header costs no Python frame.
+  Names are kept as they were sent. A name that came twice shows as a difference between
+  lines and entries; then, rarely, the lines are read again from the raw head.
+
+Invariants (tests/http1/test_parser.py):
+1. Every input gives the same requests, whole, byte by byte, or cut anywhere.
+2. At most `max_header_size` bytes of a head are ever held or parsed.
+3. Where this module says that a request ended, llhttp says so too; else 400.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from types import SimpleNamespace
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from fastserve.errors import RequestError
+from fastserve.http1.fields import is_host
+from fastserve.http1.head import FRAMING_NAMES, METHODS, PLAIN, field_pairs, read_framing, read_request_line
+from fastserve.http1.request import Request
+
+__all__ = ["ParserState", "RequestParser"]
+
+END_OF_HEAD = b"\r\n\r\n"
+
+# Bytes of framing allowed per byte of a chunked body, above the size of a head: even one-byte chunks need five.
+# What is more, is extensions (RFC 9112 7.1.1) and trailers.
+CHUNK_OVERHEAD = 8
+
+# Names that say nothing of framing, in spellings that clients really send: a head with no other name than these and Host
+# needs no closer look. A name that is not here is looked at, and learned when it is harmless, up to LEARNED_NAMES.
+LEARNED_NAMES = 1000
+LEARNED_HOSTS = 1000
+LEARNED_LENGTH = 100
+
+
+class ParserState(enum.Enum):
+    HEAD = "head"
+    """In or before a request's head."""
+    LENGTH = "length"
+    """In a body with Content-Length."""
+    CHUNKED = "chunked"
+    """In a chunked body."""
+    COMPLETE = "complete"
+    """The request is whole. `next_request` goes on."""
+
+
+# Names of the members, at hand: an enum attribute costs a dictionary look-up per use.
+HEAD, LENGTH, CHUNKED, COMPLETE = ParserState.HEAD, ParserState.LENGTH, ParserState.CHUNKED, ParserState.COMPLETE
+
+
+class HeadMemory:
+    """Names and hosts that were seen to be harmless, shared by all parsers of a server; bounded, as clients choose them."""
+
+    __slots__ = ("hosts", "names")
+
+    def __init__(self) -> None:
+        self.names: set[bytes] = {b"Host", b"Connection"}
+        self.hosts: set[bytes] = set()
+
+    def learn(self, fields: dict[bytes, bytes]) -> None:
+        names = self.names
+        for name in fields:
+            if name not in names and (
+                len(name) <= LEARNED_LENGTH and len(names) < LEARNED_NAMES and name.lower() not in FRAMING_NAMES
+            ):
+                names.add(name)
+        host = fields.get(b"Host")
+        if (
+            host is not None
+            and host not in self.hosts
+            and len(host) <= LEARNED_LENGTH
+            and len(self.hosts) < LEARNED_HOSTS
+            and is_host(host)
+        ):
+            self.hosts.add(host)
+
+
+class RequestParser:
+    """Fills `request` from bytes. One parser serves one request after another, of any connection.
+
+    `max_header_size` bytes and `max_header_count` bound the head (and the trailers). `max_body_size` bytes bound
+    the body and may be changed when the head is there. All raise `RequestError` from `feed`: 414, 431 and 413.
+    """
+
+    __slots__ = (
+        "_announced",
+        "_feed",
+        "_memory",
+        "_open",
+        "_partial",
+        "_received",
+        "_remaining",
+        "_skipped",
+        "_tail",
+        "_wire",
+        "fields",
+        "max_body_size",
+        "max_header_count",
+        "max_header_size",
+        "parts",
+        "request",
+        "state",
+    )
+
+    def __init__(
+        self, request: Request, memory: HeadMemory, max_header_size: int, max_header_count: int, max_body_size: int
+    ) -> None:
+        self.request = request
+        self.max_header_size = max_header_size
+        self.max_header_count = max_header_count
+        self.max_body_size = max_body_size
+        self.state = HEAD
+        self.fields: dict[bytes, bytes] = {}
+        self.parts: list[bytes] = []
+        """Pieces of the body that came and were not taken yet."""
+        self._memory = memory
+        self._open: list[None] = [None]  # emptied by llhttp when a message is complete; a second time raises
+        self._feed = self._new_feed()
+        self._partial = bytearray()  # the part of a head that came in earlier segments
+        self._skipped = 0  # bytes of blank lines before the request line
+        self._announced = 0  # a body's Content-Length
+        self._remaining = 0  # bytes of a body with Content-Length still to come
+        self._tail = b""  # the last three bytes of a chunked body so far
+        self._wire = 0  # bytes of a chunked body so far, framing included
+        self._received = 0  # bytes of body in `parts`, ever
+
+    def _new_feed(self) -> Callable[[bytes | memoryview], None]:
+        callbacks = SimpleNamespace(
+            on_header=self.fields.setdefault, on_body=self.parts.append, on_message_complete=self._open.pop
+        )
+        feed: Callable[[bytes | memoryview], None] = HttpRequestParser(callbacks).feed_data
+        return feed
+
+    @property
+    def in_request(self) -> bool:
+        """True when a request has begun and is not complete: blank lines before it do not count as a beginning."""
+        return self.state is not HEAD or bool(self._partial.strip(b"\r\n"))
+
+    def next_request(self) -> None:
+        """Get ready for the next request. `fields` and the request's own fields are one dict until then."""
+        self.state = HEAD
+        self.fields.clear()
+        self._open.append(None)
+        if self.parts:
+            self.parts.clear()
+
+    def feed(self, data: bytes, start: int = 0) -> int:
+        """Parse `data` from `start` to the end of the head, of the body, or of `data`, whichever is first; return that place.
+
+        Then `state` says where it stands: COMPLETE, a request is ready; LENGTH or CHUNKED, its head is, or more of its
+        body; HEAD, nothing is. Raises `RequestError`; the parser is of no use after that.
+        """
+        state = self.state
+        if state is HEAD:
+            end = data.find(END_OF_HEAD, start) + 4
+            if end < 4 or self._partial:
+                return self._feed_partial_head(data, start)
+            if end - start > self.max_header_size - self._skipped:
+                raise self._head_too_large(data[start:end])
+            head = data if end - start == len(data) else data[start:end]
+            self._parse_head(head, head)
+            return end
+        if state is LENGTH:
+            return self._feed_length(data, start)
+        return self._feed_chunked(data, start)
+
+    # The head
+
+    def _feed_partial_head(self, data: bytes, start: int) -> int:
+        partial = self._partial
+        before = len(partial)
+        room = self.max_header_size - self._skipped - before
+        partial += data[start : start + room + 1]
+        # The end may straddle the segments: look from three bytes before the seam.
+        end = partial.find(END_OF_HEAD, max(before - 3, 0)) + 4
+        if end < 4:
+            if len(partial) - before > room:
+                raise self._head_too_large(bytes(partial))
+            self._feed_syntax(data[start:] if start else data)
+            return len(data)
+        if end - before > room:
+            raise self._head_too_large(bytes(partial))
+        head = bytes(partial[:end])
+        partial.clear()
+        self._parse_head(head, head[before:])
+        return start + end - before
+
+    def _head_too_large(self, head: bytes) -> RequestError:
+        line_end = head.lstrip(b"\r\n").find(b"\r\n")
+        if line_end < 0 or line_end > self.max_header_size:  # RFC 9112 3
+            return RequestError(414, f"the request target is longer than {self.max_header_size} bytes")
+        return RequestError(431, f"the head is larger than {self.max_header_size} bytes")  # RFC 6585 5
+
+    def _feed_syntax(self, piece: bytes | memoryview) -> None:
+        try:
+            self._feed(piece)
+        except HttpParserUpgrade:
+            # llhttp takes what follows for another protocol. It is not: go on with a parser that never saw the upgrade.
+            self._feed = self._new_feed()
+        except HttpParserError as error:
+            raise RequestError(400, str(error) or type(error).__name__) from None
+
+    def _parse_head(self, head: bytes, piece: bytes) -> None:
+        """`head` is complete; `piece` is what llhttp has not seen of it."""
+        try:
+            self._feed(piece)
+        except HttpParserUpgrade:
+            self._feed = self._new_feed()
+        except HttpParserError as error:
+            # Of what llhttp finds wrong with a version or method, RFC 9110 15.6.6 and 15.6.2 would be told more exactly.
+            line = head.lstrip(b"\r\n")
+            read_request_line(line[: line.find(b"\r\n")])
+            raise RequestError(400, str(error) or type(error).__name__) from None
+        request = self.request
+        fields = self.fields
+        memory = self._memory
+        parts = head.split(b" ", 2)
+        if (
+            len(parts) == 3
+            and parts[2].startswith(b"HTTP/1.1\r\n")
+            and (method := METHODS.get(parts[0])) is not None
+            and (target := parts[1])[:1] == b"/"
+            and b"#" not in target
+            # A line that is not an entry is a repeated name.
+            and head.count(b"\r\n") - 2 == len(fields) <= self.max_header_count
+            and memory.names.issuperset(fields)
+            and fields.get(b"Host") in memory.hosts
+            and fields.get(b"Connection", b"keep-alive") == b"keep-alive"
+        ):
+            request.begin(method, target, 1, fields, PLAIN)
+            if self._open:
+                raise RequestError(400, "a body that the head did not announce")
+            self.state = COMPLETE
+            self._skipped = 0
+        else:
+            self._parse_unusual_head(head)
+
+    def _parse_unusual_head(self, head: bytes) -> None:
+        """As `_parse_head`, for any head: the same rules, none of them skipped."""
+        stripped = head.lstrip(b"\r\n")  # RFC 9112 2.2: blank lines before a request line are ignored
+        if not stripped:
+            self._skipped += len(head)
+            return
+        line = read_request_line(stripped[: stripped.index(b"\r\n")])
+        count = stripped.count(b"\r\n") - 2
+        if count > self.max_header_count:
+            raise RequestError(431, f"more than {self.max_header_count} headers")
+        fields: dict[bytes, bytes] | list[tuple[bytes, bytes]] = self.fields
+        if count != len(self.fields):
+            fields = field_pairs(stripped)
+        pairs = fields.items() if isinstance(fields, dict) else fields
+        framing = read_framing(pairs, line.minor, line.authority)
+        self._memory.learn(self.fields)
+        self._skipped = 0
+        if not framing.has_body:
+            if self._open:
+                raise RequestError(400, "a body that the head did not announce")
+            self.state = COMPLETE
+        elif not self._open:
+            raise RequestError(400, "no body where the head announced one")
+        elif framing.chunked:
+            # Trailers come through the same callback: the headers must not be the same dict.
+            if isinstance(fields, dict):
+                fields = dict(fields)
+            self.fields.clear()
+            self.state = CHUNKED
+            self._tail = b""
+            self._wire = self._received = 0
+        else:
+            self.state = LENGTH
+            self._announced = self._remaining = framing.content_length
+        self.request.begin(line.method, line.target, line.minor, fields, framing)
+
+    # The body
+
+    def check_body_size(self) -> None:
+        """Raise `RequestError` 413 when the head announces more than `max_body_size`. To be called before 100 Continue."""
+        if self.state is LENGTH and self._announced > self.max_body_size:
+            raise self._body_too_large()
+
+    def _body_too_large(self) -> RequestError:
+        return RequestError(413, f"the body is larger than {self.max_body_size} bytes")
+
+    def _feed_length(self, data: bytes, start: int) -> int:
+        self.check_body_size()
+        end = min(len(data), start + self._remaining)
+        self._feed_syntax(data if end - start == len(data) else memoryview(data)[start:end])
+        self._remaining -= end - start
+        if not self._remaining:
+            if self._open:
+                raise RequestError(400, "the body does not end where its Content-Length says")
+            self.state = COMPLETE
+        return end
+
+    def _feed_chunked(self, data: bytes, start: int) -> int:
+        # The message can end only behind a CRLFCRLF, which may straddle the segments.
+        tail = self._tail
+        seam = tail + data[start : start + 3]
+        at = seam.find(END_OF_HEAD)
+        if at >= 0:
+            end = start + at + 4 - len(tail)
+        else:
+            at = data.find(END_OF_HEAD, start)
+            end = at + 4 if at >= 0 else len(data)
+        parts = self.parts
+        known = len(parts)
+        self._feed_syntax(data if end - start == len(data) else memoryview(data)[start:end])
+        self._wire += end - start
+        self._received += sum(map(len, parts[known:]))
+        if self._received > self.max_body_size:
+            raise self._body_too_large()
+        # Each call may see the end of one chunk more than it has parts of.
+        framing_bytes = self._wire - self._received
+        if (
+            framing_bytes > self.max_header_size
+            and framing_bytes > CHUNK_OVERHEAD * (self._received + 2) + self.max_header_size
+        ):
+            raise RequestError(413, "chunk extensions and trailers are larger than the head may be")
+        if len(self.fields) > self.max_header_count:
+            raise RequestError(431, f"more than {self.max_header_count} trailers")
+        if self._open:
+            self._tail = (tail + data[max(start, end - 3) : end])[-3:]
+        else:
+            if self.fields:
+                self.request.trailer_fields = dict(self.fields)
+            self.state = COMPLETE
+        return end

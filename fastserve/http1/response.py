@@ -1,0 +1,108 @@
+"""`Response`: what a handler answers. Everything that could break the framing is refused where it is set."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Iterable
+from typing import Any
+
+from fastserve.errors import ResponseError
+from fastserve.http1.cookie import Cookie
+from fastserve.http1.fields import is_field_value, printable
+from fastserve.http1.headers import Headers
+
+__all__ = ["BodyStream", "Response"]
+
+BodyStream = AsyncIterable[bytes | str] | Iterable[bytes | str]
+
+# Content types that were checked and encoded once. Bounded, as a handler may compute them.
+_content_types: dict[str, bytes] = {}
+MAX_CONTENT_TYPES = 1000
+
+
+class Response:
+    """Status, headers and body of one answer. Set through `RequestCtx`, or here."""
+
+    __slots__ = ("_headers", "body", "close", "content_type", "status_code", "stream", "stream_size")
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """An empty 200."""
+        self.status_code = 200
+        self.content_type: bytes | None = None
+        """The Content-Type's value; None is the server's default, empty is none at all."""
+        self.body = b""
+        self._headers: Headers | None = None
+        self.stream: BodyStream | None = None
+        self.stream_size = -1
+        self.close = False
+        """True closes the connection after this response."""
+
+    @property
+    def headers(self) -> Headers:
+        """Headers beside those that the server writes (Date, Server, Content-Type, Content-Length, Connection, ...)."""
+        headers = self._headers
+        if headers is None:
+            headers = self._headers = Headers()
+        return headers
+
+    @property
+    def extra_headers(self) -> Headers | None:
+        """As `headers`, None when there are none: looking makes no object."""
+        return self._headers
+
+    def set_status_code(self, status: int) -> None:
+        """100..999 (RFC 9110 15 allows three digits). Raises `ResponseError`; 1xx but 101 are not final and refused too."""
+        if type(status) is not int:
+            status = _plain_int(status)
+        if not 200 <= status <= 999 and status != 101:
+            raise ResponseError(f"status {status!r}: a response takes 200..999, or 101 before a hijack")
+        self.status_code = status
+
+    def set_content_type(self, value: str) -> None:
+        """The media type, such as ``text/html; charset=utf-8``. Empty sends no Content-Type. Raises `ResponseError`."""
+        encoded = _content_types.get(value)
+        if encoded is None:
+            if not isinstance(value, str) or not is_field_value(value):
+                raise ResponseError(
+                    f"Content-Type {printable(repr(value))}: takes a str without line ends or control characters"
+                )
+            encoded = value.encode("latin-1")
+            if len(_content_types) < MAX_CONTENT_TYPES:
+                _content_types[value] = encoded
+        self.content_type = encoded
+
+    def set_body(self, body: bytes | bytearray | memoryview | str) -> None:
+        """The whole body; str is sent as UTF-8. Takes the place of any body or stream set before."""
+        if type(body) is not bytes:
+            body = encode_body(body)
+        self.body = body
+        self.stream = None
+
+    def set_stream(self, stream: BodyStream, size: int) -> None:
+        if not isinstance(stream, AsyncIterable | Iterable) or isinstance(stream, bytes | str):
+            raise ResponseError(f"a body stream is an iterable or async iterable of bytes, not {type(stream).__name__}")
+        self.stream = stream
+        self.stream_size = size
+        self.body = b""
+
+    def set_cookie(self, cookie: Cookie) -> None:
+        """Add a Set-Cookie header; one of the same name, domain and path set before stays, and the later one wins (RFC 6265 5.3)."""
+        self.headers.add("Set-Cookie", cookie.render())
+
+
+def encode_body(body: Any) -> bytes:
+    """Body bytes of what a handler gave. Raises `ResponseError` for anything but bytes-like and str."""
+    if isinstance(body, str):
+        return body.encode("utf-8")
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(body)
+    raise ResponseError(f"a body is bytes or str, not {type(body).__name__}")
+
+
+def _plain_int(status: Any) -> int:
+    # http.HTTPStatus is an int and welcome; True is one too and is not.
+    if isinstance(status, int) and not isinstance(status, bool):
+        return int(status)
+    raise ResponseError(f"status {status!r}: takes an int, not {type(status).__name__}")

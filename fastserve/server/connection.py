@@ -1,0 +1,670 @@
+"""`Connection`: one accepted connection, from its first byte to its last. The thin shell around `http1`.
+
+A connection is parked (IDLE) with no parser, no RequestCtx, no worker and no task. The
+first byte of a request lends it a RequestCtx with its parser (READING). When the request
+is whole, a worker runs the handler; mostly it is done at once, and the connection never
+leaves `data_received`. A handler that waits makes it SERVING; bytes that come meanwhile
+stay unparsed in `_rest`, with reading paused from the first segment on.
+
+Invariants:
+1. Responses leave in the order of their requests; a batch of pipelined ones in one write.
+2. Nothing is parsed behind a request that is being served, or after the last request of a connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fastserve.errors import ClientDisconnected, RequestError, ResponseError
+from fastserve.http1.head import PLAIN
+from fastserve.http1.parser import ParserState
+from fastserve.http1.render import CONTINUE, Delimiter, delimiter
+from fastserve.http1.status import has_no_body
+from fastserve.server.body import RequestBodyStream
+from fastserve.server.failures import answer_failure, log_failure, log_refusal
+from fastserve.server.hijack import HijackedConnection, HijackHandler
+from fastserve.server.service import MAX_SPARE_CONTEXTS
+from fastserve.server.stream import send_stream
+from fastserve.server.wire import ConnState, Phase, Wire
+
+if TYPE_CHECKING:
+    from fastserve.server.ctx import RequestCtx
+    from fastserve.server.service import Service
+
+__all__ = ["Connection"]
+
+logger = logging.getLogger("fastserve")
+
+MAX_BATCH = 64 * 1024
+"""Bytes of responses collected before they are written."""
+
+GONE_IN_BODY = "the client closed the connection inside the request's body"
+
+IDLE, READING, SERVING = Phase.IDLE, Phase.READING, Phase.SERVING
+LINGERING, CLOSING, HIJACKED = Phase.LINGERING, Phase.CLOSING, Phase.HIJACKED
+COMPLETE, HEAD = ParserState.COMPLETE, ParserState.HEAD
+# References there are in `_serve` when no handler kept anything. To the RequestCtx: `_ctx`, a local variable, and
+# getrefcount's argument; to its request also the parser's; to its response the ctx's, a local variable and the argument.
+CTX_REFS, REQUEST_REFS, RESPONSE_REFS = 3, 4, 3
+
+
+class Connection(Wire):
+    """One connection of a server. Users see it through `RequestCtx`, and in `conn_state`."""
+
+    __slots__ = (
+        "_awaits_continue",
+        "_awaits_turn",
+        "_begun",
+        "_ctx",
+        "_read_timeout",
+        "_refusal",
+        "_rest",
+    )
+
+    def __init__(self, service: Service, ip: str | None = None) -> None:
+        super().__init__(service, ip)
+        self._ctx: RequestCtx | None = None
+        self._rest = b""  # received and not parsed yet
+        self._begun: ParserState | None = None  # what of the request under way has come: nothing, some head, some body
+        self._awaits_continue = False  # 100 Continue is sent when the handler asks for the body
+        self._awaits_turn = False  # `_rest` is to be served when `_resume` is called
+        self._refusal: RequestError | None = None
+        self._read_timeout = service.config.read_timeout
+
+    # asyncio.Protocol
+
+    def data_received(self, data: bytes) -> None:
+        phase = self._phase
+        if phase is IDLE:
+            ctx = self.service.take_ctx()
+            ctx._connection = self
+            self._ctx = ctx
+            del ctx  # `_serve` counts references
+            self._phase = READING
+            if self.service.conn_state is not None:
+                self._tell(ConnState.ACTIVE)
+            self._serve(data, 0)
+        elif phase is READING:
+            self._serve(data, 0)
+        elif phase is SERVING:
+            self._receive_while_serving(data)
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        if self._phase is not SERVING:
+            return False  # the transport closes; a request that was not whole is not served
+        ctx = self._ctx
+        if ctx is not None:
+            if ctx._body_stream is not None:
+                ctx._body_stream.fail(ClientDisconnected(GONE_IN_BODY))
+            self._client_gone(ctx)
+        return True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        ctx = self._ctx
+        if ctx is not None:
+            if self._phase is SERVING:
+                if ctx._body_stream is not None:
+                    ctx._body_stream.fail(ClientDisconnected(GONE_IN_BODY))
+                self.service.pool.withdraw(ctx)
+                self.service.threads.withdraw(ctx)
+                self._client_gone(ctx)
+            else:
+                self._forget(ctx)  # in mid-request: its parser is of no use to anyone else
+        self._rest = b""
+        super().connection_lost(error)
+
+    def _client_gone(self, ctx: RequestCtx) -> None:
+        """Nobody reads a stream any more; whether a handler goes on is the user's choice."""
+        if ctx.run is send_stream or self.service.config.cancel_on_disconnect:
+            self._cancel(ctx)
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+        self._expect_progress()
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        if self._phase is SERVING:
+            self.deadline = math.inf
+        elif self._phase is IDLE:
+            self.deadline = self.service.idle_deadline
+        self._wake_writer()
+        if self._awaits_turn:
+            self._resume()
+
+    # Serving
+
+    def _serve(self, data: bytes, position: int) -> None:
+        """Parse and serve what is in `data` from `position` on, until it is used up or a handler waits."""
+        ctx = self._ctx
+        assert ctx is not None
+        service = self.service
+        parser = ctx.parser
+        request = ctx.request
+        response = ctx.response
+        renderer = service.renderer
+        length = len(data)
+        batch: list[bytes] = []
+        batched = 0
+        left = service.max_pipelined
+        try:
+            while position < length:
+                position = parser.feed(data, position)
+                if parser.state is not COMPLETE:
+                    if (
+                        parser.state is not HEAD
+                        and self._begun in (None, HEAD)
+                        and self._begin_body(ctx, batch, data, position)
+                    ):
+                        return
+                    continue
+                if parser.parts:
+                    parts = parser.parts
+                    request.body = parts[0] if len(parts) == 1 else b"".join(parts)
+                if service.checks_heads and self._begun in (None, HEAD):
+                    self._check_head(ctx)
+                self.requests += 1
+                if not service.begin(ctx):
+                    if self._refusal is not None:
+                        raise self._refusal
+                    self._suspend(ctx, batch, data, position)
+                    return
+                if (
+                    self._retire
+                    or self.requests >= service.max_requests
+                    or ctx.unusual
+                    or ctx.failure is not None
+                    or response.stream is not None
+                    or response.close
+                    or not request.framing.keep_alive
+                ):
+                    self._hold(batch, data, position)
+                    self._answer(ctx)
+                    return
+                body = response.body
+                if response.extra_headers is None and request.minor and request.method != "HEAD":
+                    head = renderer.plain_heads.get((response.status_code, response.content_type, len(body)))
+                    if head is None:
+                        head = renderer.plain_head(response)
+                        if has_no_body(response.status_code):
+                            body = b""
+                else:
+                    try:
+                        head = renderer.head(request.method, request.minor, response, True)
+                    except ResponseError as error:
+                        ctx.failure = error
+                        head = b""
+                    if ctx.failure is not None or response.close:
+                        self._hold(batch, data, position)
+                        self._answer(ctx)
+                        return
+                    if delimiter(request.method, request.minor, response) is Delimiter.NONE:
+                        body = b""
+                batch.append(head + body)
+                self._begun = None
+                response.reset()
+                ctx.context = None
+                ctx._user_values = None
+                parser.next_request()
+                if (
+                    sys.getrefcount(ctx) > CTX_REFS
+                    or sys.getrefcount(request) > REQUEST_REFS
+                    or sys.getrefcount(response) > RESPONSE_REFS
+                ):
+                    # A handler kept it: what it saw must stay.
+                    ctx._connection = None
+                    ctx = self._ctx = service.new_ctx()
+                    ctx._connection = self
+                    parser, request, response = ctx.parser, ctx.request, ctx.response
+                left -= 1
+                batched += len(body)
+                if position < length and (not left or batched > MAX_BATCH):
+                    self._write(batch)
+                    self._yield_turn(data, position)
+                    return
+        except RequestError as error:
+            self._write(batch)
+            self._refuse(ctx, error)
+            return
+        if batch:
+            self._write(batch)
+        if not parser.in_request:
+            self._park(ctx)
+        elif parser.state is not HEAD:
+            self.deadline = service.deadline(self._read_timeout)
+        elif self._begun is None:
+            self._begun = HEAD
+            self.deadline = service.deadline(self._read_timeout)
+
+    def _check_head(self, ctx: RequestCtx) -> None:
+        """What is decided when the head is there, before the body. Raises `RequestError`."""
+        config = self.service.config
+        if config.get_only and ctx.request.method not in ("GET", "HEAD"):
+            raise RequestError(405, "only GET and HEAD are served")
+        ctx.parser.max_body_size = config.max_request_body_size
+        self._read_timeout = config.read_timeout
+        self._write_timeout = config.write_timeout
+        if config.header_received is not None:
+            limits = self._call_hook("header_received", config.header_received, ctx)
+            if limits is not None:
+                if limits.max_request_body_size is not None:
+                    ctx.parser.max_body_size = limits.max_request_body_size
+                self._read_timeout = limits.read_timeout or config.read_timeout
+                self._write_timeout = limits.write_timeout or config.write_timeout
+
+    def _call_hook(self, name: str, hook: Callable[[RequestCtx], Any], ctx: RequestCtx) -> Any:
+        try:
+            return hook(ctx)
+        except RequestError:
+            raise
+        except Exception:
+            logger.exception("%s raised", name)
+            raise RequestError(500, f"{name} failed") from None
+
+    def _begin_body(self, ctx: RequestCtx, batch: list[bytes], data: bytes, position: int) -> bool:
+        """The head of a request with a body is there. True when a handler has it now, which reads the body itself."""
+        service = self.service
+        config = service.config
+        parser = ctx.parser
+        self._begun = parser.state
+        self._check_head(ctx)
+        parser.check_body_size()
+        if ctx.request.framing.expect_continue:
+            refuse = config.continue_handler
+            if refuse is not None and not self._call_hook("continue_handler", refuse, ctx):
+                raise RequestError(417, "the body is not wanted")
+            if position < len(data):
+                pass  # it did not wait: RFC 9110 10.1.1 allows to leave the 100 out
+            elif config.stream_request_body:
+                self._awaits_continue = True
+            else:
+                batch.append(CONTINUE)
+                self._write(batch)
+        if not config.stream_request_body:
+            return False
+        self._hold(batch, b"", 0)
+        stream = ctx._body_stream = RequestBodyStream(self, service.loop)
+        ctx.unusual = True
+        if position < len(data):
+            self._receive_body(ctx, stream, data, position)
+        self.requests += 1
+        if service.begin(ctx):
+            self._answer(ctx)
+        elif self._refusal is not None:
+            raise self._refusal
+        else:
+            self._suspended(ctx)
+        return True
+
+    def _hold(self, batch: list[bytes], data: bytes, position: int) -> None:
+        """Parse no further for now: a request is in a handler's hands."""
+        self._write(batch)
+        self._phase = SERVING
+        self.deadline = math.inf
+        if self._write_paused:
+            self._expect_progress()
+        if position < len(data):
+            self._rest = data[position:]
+            self._pause_reading()
+
+    def _suspend(self, ctx: RequestCtx, batch: list[bytes], data: bytes, position: int) -> None:
+        self._hold(batch, data, position)
+        self._suspended(ctx)
+
+    def _suspended(self, ctx: RequestCtx) -> None:
+        """The handler of `ctx` waits, or is about to run."""
+        ctx.stamp()
+        if ctx._early is not None:
+            self.answer_early(ctx, *ctx._early)
+
+    def _yield_turn(self, data: bytes, position: int) -> None:
+        """Other connections first: go on with `data` at the loop's next turn, or when the client has read."""
+        self._hold([], data, position)
+        self._awaits_turn = True
+        if not self._write_paused:
+            self.service.loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        """Serve what came while a request was being served."""
+        if not self._awaits_turn or self._lost or self._phase is not SERVING:
+            return
+        if self._write_paused:
+            return  # `resume_writing` comes back here
+        self._awaits_turn = False
+        self._phase = READING
+        if self._ctx is None:
+            ctx = self.service.take_ctx()
+            ctx._connection = self
+            self._ctx = ctx
+            del ctx  # `_serve` counts references
+        data, self._rest = self._rest, b""
+        self._resume_reading()
+        self._serve(data, 0)
+
+    # The end of a request
+
+    def ended(self, ctx: RequestCtx) -> bool:
+        """A worker has run `ctx.run`. True: let the same worker run it again, to send the stream."""
+        if ctx.run is send_stream:
+            self._stream_ended(ctx)
+            return False
+        return self._finish(ctx)
+
+    def call_ended(self, ctx: RequestCtx) -> None:
+        """A thread has run the handler."""
+        self._answer(ctx)
+
+    def refused(self, ctx: RequestCtx) -> None:
+        """No worker, or no thread, for `ctx`."""
+        if self._lost:
+            self._forget(ctx)
+            return
+        error = RequestError(503, "the server is busy")
+        if self._phase is SERVING:
+            self._refuse(ctx, error)
+        else:
+            self._refusal = error  # for `_serve`, which has the responses that go before
+
+    def _answer(self, ctx: RequestCtx) -> None:
+        """`_finish`, from outside a worker."""
+        if self._finish(ctx) and self.service.pool.start(ctx):
+            self._stream_ended(ctx)
+
+    def _finish(self, ctx: RequestCtx) -> bool:
+        """The handler is done: answer. True when `ctx.run` is to be run by a worker, to send the stream."""
+        service = self.service
+        response = ctx.response
+        if ctx._early is not None:
+            ctx.failure = None
+            response.reset()
+            response.status_code = ctx._early[1]
+            response.set_body(ctx._early[0])
+        if self._lost:
+            if ctx.failure is not None:
+                log_failure(ctx, ctx.failure, secure=service.config.secure_error_log_message)
+            self._forget(ctx)
+            return False
+        if ctx._body_stream is not None and not ctx._body_stream.complete:
+            # What was not read of the body would be taken for the next request.
+            response.close = True
+            if ctx._body_stream.refusal is not None and ctx.failure is ctx._body_stream.refusal:
+                log_refusal(self.number, ctx._body_stream.refusal, service.config)
+        if ctx.failure is not None:
+            close = response.close
+            ctx._hijack_handler = None
+            answer_failure(ctx, ctx.failure, service.config)
+            response.close = response.close or close
+        request = ctx.request
+        try:
+            head = service.renderer.head(request.method, request.minor, response, self._keeps(ctx))
+        except ResponseError as error:
+            answer_failure(ctx, error, service.config)
+            head = service.renderer.head(request.method, request.minor, response, self._keeps(ctx))
+        how = delimiter(request.method, request.minor, response)
+        if response.stream is not None and how is not Delimiter.NONE:
+            if how is Delimiter.CLOSE:
+                response.close = True
+            ctx._stream_head = head
+            ctx.unusual = True
+            ctx.run = send_stream
+            return True
+        self._transport.write(head if how is Delimiter.NONE else head + response.body)
+        if ctx._hijack_handler is not None:
+            self._hijack(ctx, ctx._hijack_handler)
+        else:
+            self._next(ctx)
+        return False
+
+    def _stream_ended(self, ctx: RequestCtx) -> None:
+        error = ctx.failure
+        if error is None and not self._lost:
+            self._next(ctx)
+            return
+        if error is not None:
+            log_failure(ctx, error, secure=self.service.config.secure_error_log_message)
+        # The head is out: only a broken connection tells the client that the body is not whole (RFC 9112 8).
+        self._forget(ctx)
+        self._phase = CLOSING
+        self.deadline = self.service.now
+        self._transport.abort()
+
+    def _keeps(self, ctx: RequestCtx) -> bool:
+        """True when another request may follow this response."""
+        return (
+            ctx.request.framing.keep_alive
+            and not ctx.response.close
+            and not self._retire
+            and self.requests < self.service.max_requests
+            and not (self._eof and not self._rest)
+        )
+
+    def _next(self, ctx: RequestCtx) -> None:
+        """The response is written: the next request, or the end."""
+        keep = self._keeps(ctx)
+        body_stream = ctx._body_stream
+        unread = bool(self._rest) or (body_stream is not None and not body_stream.complete)
+        self._forget(ctx)
+        self._begun = None
+        if not keep:
+            self._close(linger=unread)
+        elif self._rest:
+            # Not now: this may be a worker's task, and nothing may be entered while another task is current.
+            self._awaits_turn = True
+            self.service.loop.call_soon(self._resume)
+        else:
+            self._phase = IDLE
+            self._idle()
+
+    def _forget(self, ctx: RequestCtx) -> None:
+        """`ctx` is not this connection's any more. It is not used again either: somebody may hold it."""
+        ctx._connection = None
+        ctx.failure = None  # its traceback refers to the frames that refer to ctx
+        if self._ctx is ctx:
+            self._ctx = None
+
+    def _park(self, ctx: RequestCtx) -> None:
+        """No request is under way: give parser and context to whoever needs them next."""
+        self._phase = IDLE
+        self._ctx = None
+        ctx._connection = None
+        contexts = self.service.contexts
+        if len(contexts) < MAX_SPARE_CONTEXTS:
+            contexts.append(ctx)
+        self._idle()
+
+    def _idle(self) -> None:
+        service = self.service
+        if self._retire or self._eof or service.draining:
+            self._close(linger=False)
+            return
+        if not self._write_paused:
+            self.deadline = service.idle_deadline
+        if self._reading_paused:
+            self._resume_reading()
+        if service.conn_state is not None:
+            self._tell(ConnState.IDLE)
+
+    def _refuse(self, ctx: RequestCtx, error: RequestError) -> None:
+        """Answer with `error` and close: what follows on this connection can't be trusted, or is not wanted."""
+        log_refusal(self.number, error, self.service.config)
+        self._retire = True
+        self._refusal = None
+        request = ctx.request
+        if ctx.parser.state is HEAD:
+            request.begin("GET", b"/", 1, {}, PLAIN)  # of a head that is refused nothing is known
+        answer_failure(ctx, error, self.service.config)
+        response = ctx.response
+        response.stream = None
+        try:
+            head = self.service.renderer.head(request.method, 1, response, False)
+        except ResponseError:
+            logger.exception("error_handler set what can't be sent")
+            response.reset()
+            response.status_code = error.status
+            head = self.service.renderer.head(request.method, 1, response, False)
+        how = delimiter(request.method, 1, response)
+        self._transport.write(head if how is Delimiter.NONE else head + response.body)
+        self._forget(ctx)
+        self._close(linger=True)
+
+    def answer_early(self, ctx: RequestCtx, message: str, status: int) -> None:
+        """Answer `ctx` now; its handler goes on for nobody. See `RequestCtx.timeout_error`."""
+        service = self.service
+        if threading.get_ident() != service.thread_id:
+            service.loop.call_soon_threadsafe(self.answer_early, ctx, message, status)
+            return
+        if self._ctx is not ctx or self._lost:
+            return  # it is answered, or nobody is there to read it
+        if ctx.run is send_stream:
+            raise ResponseError("timeout_error: the response has begun already")
+        if self._phase is not SERVING:  # from within the handler's first step
+            ctx.unusual = True
+            ctx._early = (message, status)
+            return
+        early = service.new_ctx()
+        request = ctx.request
+        early.request.begin(request.method, request.target, request.minor, {}, request.framing)
+        early._body_stream = ctx._body_stream
+        early.unusual = True
+        early._early = (message, status)
+        early._connection = self
+        self._ctx = early
+        ctx._connection = None
+        self._answer(early)
+
+    def _hijack(self, ctx: RequestCtx, handler: HijackHandler) -> None:
+        service = self.service
+        self._forget(ctx)
+        self._phase = HIJACKED
+        service.connections.discard(self)
+        received, self._rest = self._rest, b""
+        self._tell(ConnState.HIJACKED)
+
+        def lost() -> None:
+            self._tell(ConnState.CLOSED)
+            if service.on_connection_closed is not None:
+                service.on_connection_closed(self)
+
+        hijacked = HijackedConnection(self._transport, received, lost)
+        if self._eof:
+            hijacked.eof_received()
+        self._transport.set_protocol(hijacked)
+        self._resume_reading()
+        service.spawn(_run_hijacked(handler, hijacked), f"fastserve-hijacked-{self.number}")
+
+    # While a handler has the request
+
+    def _receive_while_serving(self, data: bytes) -> None:
+        ctx = self._ctx
+        stream = None if ctx is None else ctx._body_stream
+        if ctx is not None and stream is not None and not stream.complete and not self._rest:
+            self._receive_body(ctx, stream, data, 0)
+            return
+        # A pipelined request, or part of one. Waiting bytes are bounded: nothing more is read until they are served.
+        self._rest += data
+        self._pause_reading()
+
+    def _receive_body(self, ctx: RequestCtx, stream: RequestBodyStream, data: bytes, position: int) -> None:
+        parser = ctx.parser
+        if stream.refusal is not None:
+            return  # malformed, or too large: what follows is not looked at
+        self._awaits_continue = False
+        try:
+            while position < len(data) and parser.state is not COMPLETE:
+                if stream.full:
+                    self._rest = data[position:]
+                    self._pause_reading()
+                    return
+                position = parser.feed(data, position)
+                stream.feed(parser.parts, parser.state is COMPLETE)
+                parser.parts.clear()
+        except RequestError as error:
+            stream.fail(error)
+            return
+        if stream.waiting:
+            self.deadline = self.service.deadline(self._read_timeout)
+        elif not self._write_paused:
+            self.deadline = math.inf
+        if position < len(data):
+            self._rest = data[position:]
+        if self._rest or stream.full:
+            self._pause_reading()
+
+    def body_wanted(self) -> None:
+        """The handler waits for its body, or has room for more of it."""
+        ctx = self._ctx
+        if self._lost or ctx is None or ctx._body_stream is None:
+            return
+        if self._awaits_continue:
+            self._awaits_continue = False
+            self._transport.write(CONTINUE)
+        if self._rest and not ctx._body_stream.complete:
+            data, self._rest = self._rest, b""
+            self._receive_body(ctx, ctx._body_stream, data, 0)
+        if not self._rest and not ctx._body_stream.full:
+            self._resume_reading()
+        self.deadline = self.service.deadline(self._read_timeout)
+
+    # Deadlines and ends
+
+    def expire(self, now: float) -> None:
+        if self.deadline > now:
+            self.retire()
+        elif self._phase is LINGERING:
+            self._transport.abort()
+        elif self._write_paused or self._phase is CLOSING:
+            unsent = self._transport.get_write_buffer_size()
+            if unsent < self._unsent:
+                self._expect_progress()
+            else:
+                if self.service.config.log_all_errors:
+                    logger.info(
+                        "connection %d cut: no byte of the response was taken for %g s",
+                        self.number,
+                        self._write_timeout,
+                    )
+                self._transport.abort()
+        elif self._phase is IDLE:
+            self._close(linger=False)
+        elif self._phase is READING:
+            assert self._ctx is not None
+            what = "the request's head" if self._ctx.parser.state is HEAD else "the request's body"
+            self._refuse(self._ctx, RequestError(408, f"{what} did not come in time"))
+        elif self._ctx is not None and self._ctx._body_stream is not None and self._ctx._body_stream.waiting:
+            self.deadline = math.inf
+            self._ctx._body_stream.fail(RequestError(408, "the request's body did not come in time"))
+        else:
+            self.deadline = math.inf  # the handler does not wait for the client: take your time
+
+    def retire(self) -> None:
+        self._retire = True
+        self.opened_at = math.inf
+        if self._phase is IDLE:
+            self._close(linger=False)
+
+    def cut(self) -> bool:
+        serving = self.serving
+        if self._ctx is not None:
+            self._cancel(self._ctx)
+        self._transport.abort()
+        return serving
+
+    def _cancel(self, ctx: RequestCtx) -> None:
+        if ctx.worker is not None:
+            ctx.worker.cancel()
+
+
+async def _run_hijacked(handler: HijackHandler, hijacked: HijackedConnection) -> None:
+    try:
+        await handler(hijacked)
+    except Exception:
+        logger.exception("the handler of a hijacked connection failed")
+        hijacked.abort()
+    finally:
+        hijacked.close()

@@ -1,0 +1,284 @@
+"""`ThreadWorkerPool`: reusable threads for handlers that block, driven from one event loop.
+
+The order is the task workers': the thread that finished last is the first to be woken,
+idle threads are reaped oldest first, and what finds no thread waits its turn. A thread
+is woken for the *queue*, not for one work, and wakes the next one only when it has
+taken its own work and there is more: quick handlers are all served by one or two
+threads without a switch for each, and slow ones still get a thread each.
+
+Invariants (tests/server/test_threadpool.py):
+1. threads <= max_threads; running + waiting <= concurrency.
+2. Work waits only while no thread is free, or while one is being woken.
+3. Each work ends exactly once, on the loop: `call_ended()` or `refused()`.
+4. At most one wake-up of the loop is under way, however many works have ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from fastserve.errors import FastserveError, WorkerPoolClosed
+
+__all__ = ["ThreadWork", "ThreadWorkerPool"]
+
+
+class ThreadWork(Protocol):
+    """What a thread does: a call that may block, then an end on the loop."""
+
+    failure: BaseException | None
+    context: contextvars.Context | None
+
+    def call(self) -> None:
+        """Called once, in a thread, in the work's own context."""
+
+    def call_ended(self) -> None:
+        """`call` has returned, or raised `failure`. On the loop. Must not raise."""
+
+    def refused(self) -> None:
+        """No thread came free in time. On the loop. Must not raise."""
+
+
+class _Thread:
+    """One reusable thread, parked on a lock of its own."""
+
+    __slots__ = ("idle_since", "retired", "wake")
+
+    def __init__(self) -> None:
+        self.idle_since = 0.0
+        self.retired = False
+        self.wake = threading.Lock()
+        self.wake.acquire()
+
+
+class ThreadWorkerPool:
+    """At most `max_threads` threads; further work waits up to `max_wait` seconds, and at most `concurrency` is in flight.
+
+    `start`, `tick` and `close` are for the loop's own thread.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        max_threads: int,
+        concurrency: int,
+        max_wait: float = 30.0,
+        max_idle_worker_duration: float = 10.0,
+    ) -> None:
+        self.loop = loop
+        self.base_context = contextvars.copy_context()
+        self.closed = False
+        self.now = loop.time()
+        self.created = 0
+        """Threads ever created."""
+        self._max_threads = max_threads
+        self._concurrency = concurrency
+        self._max_wait = max_wait
+        self._max_idle = max_idle_worker_duration
+        self._lock = threading.Lock()  # guards what follows
+        self._queue: OrderedDict[ThreadWork, float] = OrderedDict()
+        self._ready: list[_Thread] = []
+        self._threads = 0
+        self._running = 0
+        self._waking = False
+        self._ended: deque[ThreadWork] = deque()
+        self._posted = False
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def threads(self) -> int:
+        return self._threads
+
+    @property
+    def ready(self) -> int:
+        return len(self._ready)
+
+    @property
+    def running(self) -> int:
+        return self._running
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    def start(self, work: ThreadWork) -> bool:
+        """Queue `work` for a thread and return False: it is under way. Raises `WorkerPoolClosed`."""
+        if self.closed:
+            raise WorkerPoolClosed("the thread pool is closed")
+        with self._lock:
+            admitted = self._running + len(self._queue) < self._concurrency
+            if admitted:
+                self._queue[work] = self.now + self._max_wait
+                if not self._waking:
+                    self._wake_one()
+        if not admitted:
+            work.refused()
+        return False
+
+    def withdraw(self, work: ThreadWork) -> None:
+        """Take `work` out of the queue: nobody wants it any more. No-op when it does not wait."""
+        with self._lock:
+            self._queue.pop(work, None)
+
+    def _wake_one(self) -> None:
+        """Wake the thread that was last to finish, or start one, if one more may run. The lock is held."""
+        if self._ready:
+            self._waking = True
+            self._ready.pop().wake.release()
+        elif self._threads < self._max_threads:
+            self._waking = True
+            self._threads += 1
+            self.created += 1
+            self._empty.clear()
+            # A daemon: a handler that never returns must not keep the process from ending.
+            thread = threading.Thread(
+                target=self._run, args=(_Thread(),), name=f"fastserve-thread-{self.created}", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no thread left: what is queued waits for those there are
+                self._waking = False
+                self._threads -= 1
+
+    def _run(self, thread: _Thread) -> None:
+        woken = True
+        while True:
+            work: ThreadWork | None = None
+            with self._lock:
+                if woken:
+                    self._waking = woken = False
+                if self._queue:
+                    work, _ = self._queue.popitem(last=False)
+                    self._running += 1
+                    if self._queue and not self._waking:
+                        self._wake_one()
+                elif self.closed or thread.retired:
+                    self._threads -= 1
+                    break
+                else:
+                    thread.idle_since = self.now
+                    self._ready.append(thread)
+            if work is None:
+                thread.wake.acquire()
+                woken = not thread.retired
+                continue
+            context = work.context
+            if context is None:
+                context = work.context = self.base_context.copy()
+            try:
+                context.run(work.call)
+            except BaseException as error:
+                work.failure = error
+            with self._lock:
+                self._running -= 1
+            self._post(work)
+            del work, context
+        self._call_loop(self._thread_ended)
+
+    def _post(self, work: ThreadWork) -> None:
+        self._ended.append(work)
+        # Append first, look second; `_deliver` resets first, empties second: nothing stays behind.
+        if not self._posted:
+            self._posted = True
+            self._call_loop(self._deliver)
+
+    def _call_loop(self, callback: Callable[[], None]) -> None:
+        try:
+            self.loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            pass  # the loop is closed: nobody is left to hear of it
+
+    def _deliver(self) -> None:
+        self._posted = False
+        ended = self._ended
+        while ended:
+            ended.popleft().call_ended()
+
+    def _thread_ended(self) -> None:
+        if not self._threads:
+            self._empty.set()
+
+    def tick(self, now: float) -> None:
+        """Reap and refuse by the loop's time `now`."""
+        self.now = now
+        refused: list[ThreadWork] = []
+        with self._lock:
+            expired = 0
+            while expired < len(self._ready) and now - self._ready[expired].idle_since >= self._max_idle:
+                expired += 1
+            for thread in self._ready[:expired]:
+                thread.retired = True
+                thread.wake.release()
+            del self._ready[:expired]
+            while self._queue and next(iter(self._queue.values())) <= now:
+                refused.append(self._queue.popitem(last=False)[0])
+        for work in refused:
+            work.refused()
+
+    async def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call ``function(*args)`` in a thread and return its result; raise what it raises, `FastserveError` when no thread came free."""
+        call = _Call(self, function, args)
+        self.start(call)
+        try:
+            return await call.result
+        finally:
+            self.withdraw(call)
+
+    async def close(self, timeout: float) -> int:
+        """Refuse what waits, end every idle thread, wait `timeout` seconds for the busy ones; return how many are left behind."""
+        self.closed = True
+        with self._lock:
+            refused = list(self._queue)
+            self._queue.clear()
+            for thread in self._ready:
+                thread.retired = True
+                thread.wake.release()
+            self._ready.clear()
+        for work in refused:
+            work.refused()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._empty.wait()
+        except TimeoutError:
+            pass
+        return self._threads
+
+
+class _Call:
+    """A plain function as `ThreadWork`."""
+
+    __slots__ = ("_args", "_function", "_value", "context", "failure", "result")
+
+    def __init__(self, pool: ThreadWorkerPool, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self.failure: BaseException | None = None
+        self.context: contextvars.Context | None = contextvars.copy_context()
+        self.result: asyncio.Future[Any] = pool.loop.create_future()
+        self._function = function
+        self._args = args
+        self._value: Any = None
+
+    def call(self) -> None:
+        self._value = self._function(*self._args)
+
+    def call_ended(self) -> None:
+        if self.result.done():
+            return  # the caller was cancelled
+        if self.failure is None:
+            self.result.set_result(self._value)
+        elif isinstance(self.failure, StopIteration):
+            # A future refuses it, since it would end the waiting coroutine instead of raising in it.
+            self.result.set_exception(RuntimeError("the function raised StopIteration"))
+        else:
+            self.result.set_exception(self.failure)
+
+    def refused(self) -> None:
+        if not self.result.done():
+            self.result.set_exception(
+                FastserveError("no thread came free in time; see the options threads and max_thread_wait")
+            )
