@@ -37,6 +37,9 @@ class AppLoadError(FastserveError):
 class ListenError(FastserveError, OSError):
     """A listening socket could not be opened. The text says which address, why, and what to do."""
 
+    def __str__(self) -> str:
+        return self.strerror or super().__str__()  # without the number, which says nothing to people
+
 
 class RequestError(FastserveError):
     """The peer sent something that is refused: answered with `status`, then the connection closes.

@@ -159,7 +159,7 @@ def read_framing(pairs: Iterable[tuple[bytes, bytes]], minor: int, authority: by
                 raise RequestError(400, "the Host header is not a host")
             host = value
         elif lower == b"content-length":
-            content_length = int(value)
+            content_length = int(value.lstrip(b"0") or b"0")  # int() refuses thousands of zeros; llhttp does not
         elif lower == b"transfer-encoding":
             if (
                 minor == 0
@@ -170,7 +170,7 @@ def read_framing(pairs: Iterable[tuple[bytes, bytes]], minor: int, authority: by
             if value.lower() != b"chunked":  # RFC 9112 6.1: 501 for a coding that is not understood
                 raise RequestError(501, "no transfer coding but 'chunked' is served")
             chunked = True
-        elif lower == b"connection":
+        elif lower in CONNECTION_NAMES:
             tokens = [token.strip(b" \t") for token in value.lower().split(b",")]
             close = close or b"close" in tokens
             keep_alive = keep_alive or b"keep-alive" in tokens
@@ -195,4 +195,6 @@ def read_framing(pairs: Iterable[tuple[bytes, bytes]], minor: int, authority: by
     return Framing(content_length, chunked, persistent, expect_continue, upgrade, host)
 
 
-FRAMING_NAMES = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect"})
+# One and the same to llhttp: it reads nothing after the 'close' of either.
+CONNECTION_NAMES = frozenset({b"connection", b"proxy-connection"})
+FRAMING_NAMES = frozenset({b"host", b"content-length", b"transfer-encoding", b"upgrade", b"expect"}) | CONNECTION_NAMES

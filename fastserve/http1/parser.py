@@ -150,6 +150,11 @@ class RequestParser:
         """True when a request has begun and is not complete: blank lines before it do not count as a beginning."""
         return self.state is not HEAD or bool(self._partial.strip(b"\r\n"))
 
+    @property
+    def untouched(self) -> bool:
+        """True when no byte of a request, nor a blank line before it, has come: any connection may take this parser."""
+        return self.state is HEAD and not self._partial and not self._skipped
+
     def next_request(self) -> None:
         """Get ready for the next request. `fields` and the request's own fields are one dict until then."""
         self.state = HEAD
@@ -191,6 +196,11 @@ class RequestParser:
             if len(partial) - before > room:
                 raise self._head_too_large(bytes(partial))
             self._feed_syntax(data[start:] if start else data)
+            if data.find(b"\n", start) >= 0:
+                # A request line that will be refused is refused now: whoever speaks HTTP/0.9 sends nothing more.
+                line, line_end, _ = bytes(partial.lstrip(b"\r\n")).partition(b"\r\n")
+                if line_end:
+                    read_request_line(line)
             return len(data)
         if end - before > room:
             raise self._head_too_large(bytes(partial))
@@ -200,8 +210,9 @@ class RequestParser:
         return start + end - before
 
     def _head_too_large(self, head: bytes) -> RequestError:
-        line_end = head.lstrip(b"\r\n").find(b"\r\n")
-        if line_end < 0 or line_end > self.max_header_size:  # RFC 9112 3
+        # Only what a dripped head would have shown by now: the answer must not depend on the segments.
+        stripped = head[: self.max_header_size - self._skipped + 1].lstrip(b"\r\n")
+        if stripped and b"\r\n" not in stripped:  # RFC 9112 3
             return RequestError(414, f"the request target is longer than {self.max_header_size} bytes")
         return RequestError(431, f"the head is larger than {self.max_header_size} bytes")  # RFC 6585 5
 
@@ -337,5 +348,7 @@ class RequestParser:
         else:
             if self.fields:
                 self.request.trailer_fields = dict(self.fields)
+                # llhttp takes a trailer for a header: after 'Connection: close' it would refuse the next request.
+                self._feed = self._new_feed()
             self.state = COMPLETE
         return end

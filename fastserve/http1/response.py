@@ -81,7 +81,7 @@ class Response:
         self.stream = None
 
     def set_stream(self, stream: BodyStream, size: int) -> None:
-        if not isinstance(stream, AsyncIterable | Iterable) or isinstance(stream, bytes | str):
+        if not isinstance(stream, AsyncIterable | Iterable) or isinstance(stream, bytes | bytearray | memoryview | str):
             raise ResponseError(f"a body stream is an iterable or async iterable of bytes, not {type(stream).__name__}")
         self.stream = stream
         self.stream_size = size

@@ -59,7 +59,7 @@ class RequestBodyStream:
             if self._waiter is not None:
                 raise BodyStreamError("two tasks read the same request body")
             self._waiter = self._loop.create_future()
-            self._connection.body_wanted()
+            self._connection.body_wanted(self)
             try:
                 await self._waiter
             finally:
@@ -68,7 +68,7 @@ class RequestBodyStream:
         chunk = self._chunks.popleft()
         self._buffered -= len(chunk)
         if was_full and not self.full:
-            self._connection.body_wanted()
+            self._connection.body_wanted(self)
         return chunk
 
     async def __aiter__(self) -> AsyncIterator[bytes]:

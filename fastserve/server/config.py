@@ -8,6 +8,7 @@ defaults are meant for the open internet: nothing is unlimited. The command line
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -195,6 +196,9 @@ class ServerConfig:
         if metadata.get("hook"):
             if value is not None and not callable(value):
                 raise ConfigError(f"{name}={value!r}: takes a function, or None")
+            if inspect.iscoroutinefunction(value):
+                # It would never run, and the coroutine that it returns counts as True.
+                raise ConfigError(f"{name}: takes a plain function, not `async def`")
             return
         want = type(default)
         if want is float and type(value) is int:

@@ -20,16 +20,16 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from fastserve.errors import ClientDisconnected, RequestError, ResponseError
+from fastserve.errors import BodyStreamError, ClientDisconnected, RequestError, ResponseError
 from fastserve.http1.head import PLAIN
 from fastserve.http1.parser import ParserState
 from fastserve.http1.render import CONTINUE, Delimiter, delimiter
 from fastserve.http1.status import has_no_body
 from fastserve.server.body import RequestBodyStream
-from fastserve.server.failures import answer_failure, log_failure, log_refusal
+from fastserve.server.failures import answer_failure, failure_status, log_failure, log_refusal
 from fastserve.server.hijack import HijackedConnection, HijackHandler
 from fastserve.server.service import MAX_SPARE_CONTEXTS
-from fastserve.server.stream import send_stream
+from fastserve.server.stream import discard_stream, send_stream
 from fastserve.server.wire import ConnState, Phase, Wire
 
 if TYPE_CHECKING:
@@ -81,10 +81,11 @@ class Connection(Wire):
     def data_received(self, data: bytes) -> None:
         phase = self._phase
         if phase is IDLE:
-            ctx = self.service.take_ctx()
-            ctx._connection = self
-            self._ctx = ctx
-            del ctx  # `_serve` counts references
+            if self._ctx is None:
+                ctx = self.service.take_ctx()
+                ctx._connection = self
+                self._ctx = ctx
+                del ctx  # `_serve` counts references
             self._phase = READING
             if self.service.conn_state is not None:
                 self._tell(ConnState.ACTIVE)
@@ -127,6 +128,8 @@ class Connection(Wire):
     def pause_writing(self) -> None:
         self._write_paused = True
         self._expect_progress()
+        if self._phase is IDLE or self._phase is READING:
+            self._pause_reading()  # a client that does not read gets no more to read
 
     def resume_writing(self) -> None:
         self._write_paused = False
@@ -134,6 +137,10 @@ class Connection(Wire):
             self.deadline = math.inf
         elif self._phase is IDLE:
             self.deadline = self.service.idle_deadline
+            self._resume_reading()
+        elif self._phase is READING:
+            self.deadline = self.service.deadline(self._read_timeout)
+            self._resume_reading()
         self._wake_writer()
         if self._awaits_turn:
             self._resume()
@@ -191,6 +198,10 @@ class Connection(Wire):
                 if response.extra_headers is None and request.minor and request.method != "HEAD":
                     head = renderer.plain_heads.get((response.status_code, response.content_type, len(body)))
                     if head is None:
+                        if response.status_code == 101:
+                            self._hold(batch, data, position)
+                            self._answer(ctx)
+                            return
                         head = renderer.plain_head(response)
                         if has_no_body(response.status_code):
                             body = b""
@@ -200,7 +211,7 @@ class Connection(Wire):
                     except ResponseError as error:
                         ctx.failure = error
                         head = b""
-                    if ctx.failure is not None or response.close:
+                    if ctx.failure is not None or response.close or response.status_code == 101:
                         self._hold(batch, data, position)
                         self._answer(ctx)
                         return
@@ -234,8 +245,12 @@ class Connection(Wire):
             return
         if batch:
             self._write(batch)
-        if not parser.in_request:
+        if parser.untouched:
             self._park(ctx)
+        elif not parser.in_request:
+            # Blank lines: no request has begun, but they count, and this parser has seen them.
+            self._phase = IDLE
+            self._idle()
         elif parser.state is not HEAD:
             self.deadline = service.deadline(self._read_timeout)
         elif self._begun is None:
@@ -304,8 +319,8 @@ class Connection(Wire):
 
     def _hold(self, batch: list[bytes], data: bytes, position: int) -> None:
         """Parse no further for now: a request is in a handler's hands."""
-        self._write(batch)
         self._phase = SERVING
+        self._write(batch)
         self.deadline = math.inf
         if self._write_paused:
             self._expect_progress()
@@ -380,6 +395,8 @@ class Connection(Wire):
         """The handler is done: answer. True when `ctx.run` is to be run by a worker, to send the stream."""
         service = self.service
         response = ctx.response
+        if response.stream is not None and (ctx._early is not None or ctx.failure is not None or self._lost):
+            discard_stream(response.stream)
         if ctx._early is not None:
             ctx.failure = None
             response.reset()
@@ -402,12 +419,16 @@ class Connection(Wire):
             response.close = response.close or close
         request = ctx.request
         try:
+            if response.status_code == 101 and ctx._hijack_handler is None:
+                raise ResponseError("status 101 without hijack(): nobody would speak the new protocol")
             head = service.renderer.head(request.method, request.minor, response, self._keeps(ctx))
         except ResponseError as error:
+            ctx._hijack_handler = None
+            discard_stream(response.stream)
             answer_failure(ctx, error, service.config)
-            head = service.renderer.head(request.method, request.minor, response, self._keeps(ctx))
+            head = self._failure_head(ctx, 500, request.minor, self._keeps(ctx))
         how = delimiter(request.method, request.minor, response)
-        if response.stream is not None and how is not Delimiter.NONE:
+        if response.stream is not None:
             if how is Delimiter.CLOSE:
                 response.close = True
             ctx._stream_head = head
@@ -464,6 +485,9 @@ class Connection(Wire):
     def _forget(self, ctx: RequestCtx) -> None:
         """`ctx` is not this connection's any more. It is not used again either: somebody may hold it."""
         ctx._connection = None
+        if ctx._body_stream is not None:
+            # Whoever still reads it must not wait for bytes that nobody will bring.
+            ctx._body_stream.fail(BodyStreamError("the request was answered: its body is not read any further"))
         ctx.failure = None  # its traceback refers to the frames that refer to ctx
         if self._ctx is ctx:
             self._ctx = None
@@ -483,10 +507,12 @@ class Connection(Wire):
         if self._retire or self._eof or service.draining:
             self._close(linger=False)
             return
-        if not self._write_paused:
+        if self._write_paused:
+            self._pause_reading()
+        else:
             self.deadline = service.idle_deadline
-        if self._reading_paused:
-            self._resume_reading()
+            if self._reading_paused:
+                self._resume_reading()
         if service.conn_state is not None:
             self._tell(ConnState.IDLE)
 
@@ -501,17 +527,23 @@ class Connection(Wire):
         answer_failure(ctx, error, self.service.config)
         response = ctx.response
         response.stream = None
-        try:
-            head = self.service.renderer.head(request.method, 1, response, False)
-        except ResponseError:
-            logger.exception("error_handler set what can't be sent")
-            response.reset()
-            response.status_code = error.status
-            head = self.service.renderer.head(request.method, 1, response, False)
+        head = self._failure_head(ctx, failure_status(error), 1, False)
         how = delimiter(request.method, 1, response)
         self._transport.write(head if how is Delimiter.NONE else head + response.body)
         self._forget(ctx)
         self._close(linger=True)
+
+    def _failure_head(self, ctx: RequestCtx, status: int, minor: int, keep: bool) -> bytes:
+        """The head of what `answer_failure` made; of a bare `status` when its error_handler set what can't be sent."""
+        renderer = self.service.renderer
+        response = ctx.response
+        try:
+            return renderer.head(ctx.request.method, minor, response, keep)
+        except ResponseError:
+            logger.exception("error_handler set what can't be sent")
+            response.reset()
+            response.status_code = status
+            return renderer.head(ctx.request.method, minor, response, keep)
 
     def answer_early(self, ctx: RequestCtx, message: str, status: int) -> None:
         """Answer `ctx` now; its handler goes on for nobody. See `RequestCtx.timeout_error`."""
@@ -547,16 +579,28 @@ class Connection(Wire):
         self._tell(ConnState.HIJACKED)
 
         def lost() -> None:
+            self._lost = True
+            service.connections.discard(self)
             self._tell(ConnState.CLOSED)
-            if service.on_connection_closed is not None:
-                service.on_connection_closed(self)
+            service.connection_closed(self)
 
-        hijacked = HijackedConnection(self._transport, received, lost)
+        hijacked = HijackedConnection(self._transport, received, self._write_paused, lost)
         if self._eof:
             hijacked.eof_received()
         self._transport.set_protocol(hijacked)
         self._resume_reading()
-        service.spawn(_run_hijacked(handler, hijacked), f"fastserve-hijacked-{self.number}")
+        task = service.spawn(_run_hijacked(handler, hijacked), f"fastserve-hijacked-{self.number}")
+        # Not a `finally` in the task: one that is cancelled before its first step never runs its code.
+        task.add_done_callback(lambda task: self._hijack_ended(hijacked, task.cancelled()))
+
+    def _hijack_ended(self, hijacked: HijackedConnection, cancelled: bool) -> None:
+        if self._lost:
+            return
+        # Nobody waits any more for the peer to read what is left: that has a deadline again.
+        self.service.connections.add(self)
+        self._close(linger=False)
+        if cancelled:
+            hijacked.abort()
 
     # While a handler has the request
 
@@ -596,18 +640,18 @@ class Connection(Wire):
         if self._rest or stream.full:
             self._pause_reading()
 
-    def body_wanted(self) -> None:
+    def body_wanted(self, stream: RequestBodyStream) -> None:
         """The handler waits for its body, or has room for more of it."""
         ctx = self._ctx
-        if self._lost or ctx is None or ctx._body_stream is None:
+        if self._lost or ctx is None or ctx._body_stream is not stream or stream.complete:
             return
         if self._awaits_continue:
             self._awaits_continue = False
             self._transport.write(CONTINUE)
-        if self._rest and not ctx._body_stream.complete:
+        if self._rest:
             data, self._rest = self._rest, b""
-            self._receive_body(ctx, ctx._body_stream, data, 0)
-        if not self._rest and not ctx._body_stream.full:
+            self._receive_body(ctx, stream, data, 0)
+        if not self._rest and not stream.full:
             self._resume_reading()
         self.deadline = self.service.deadline(self._read_timeout)
 
@@ -644,7 +688,7 @@ class Connection(Wire):
 
     def retire(self) -> None:
         self._retire = True
-        self.opened_at = math.inf
+        self.retire_at = math.inf
         if self._phase is IDLE:
             self._close(linger=False)
 
@@ -666,5 +710,3 @@ async def _run_hijacked(handler: HijackHandler, hijacked: HijackedConnection) ->
     except Exception:
         logger.exception("the handler of a hijacked connection failed")
         hijacked.abort()
-    finally:
-        hijacked.close()

@@ -14,7 +14,7 @@ from fastserve.http1.cookie import Cookie
 from fastserve.http1.forms import Form, FormFile
 from fastserve.http1.headers import Headers
 from fastserve.http1.request import Request
-from fastserve.http1.response import BodyStream, Response
+from fastserve.http1.response import BodyStream, Response, encode_body
 from fastserve.http1.uri import URI
 from fastserve.server.body import RequestBodyStream
 from fastserve.server.failures import log_failure
@@ -151,9 +151,16 @@ class RequestCtx:
     @property
     def request_body_stream(self) -> RequestBodyStream:
         """The body as it arrives. Raises `BodyStreamError` unless the server has `stream_request_body`."""
-        if self._body_stream is None:
-            raise BodyStreamError("the body is not streamed: set stream_request_body, or read ctx.post_body")
-        return self._body_stream
+        stream = self._body_stream
+        if stream is None:
+            connection = self._connected()
+            if not connection.service.config.stream_request_body:
+                raise BodyStreamError("the body is not streamed: set stream_request_body, or read ctx.post_body")
+            # A request without a body: a handler for uploads need not know.
+            self.unusual = True
+            stream = self._body_stream = RequestBodyStream(connection, connection.service.loop)
+            stream.feed([], True)
+        return stream
 
     @property
     def cookies(self) -> dict[str, str]:
@@ -273,7 +280,7 @@ class RequestCtx:
         response = self.response
         if response.stream is not None:
             raise ResponseError("write() after set_body_stream(): the response has one body")
-        response.body += data.encode("utf-8") if isinstance(data, str) else bytes(data)
+        response.body += data if type(data) is bytes else encode_body(data)
 
     def set_json(self, value: Any, dumps: Callable[[Any], bytes | str] = _json.dumps) -> None:
         """`value` as JSON with its content type; `dumps` may be orjson.dumps or msgspec.json.encode."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fastserve.server.config import ServerConfig
     from fastserve.server.ctx import RequestCtx
 
-__all__ = ["answer_failure", "log_failure", "log_refusal"]
+__all__ = ["answer_failure", "failure_status", "log_failure", "log_refusal"]
 
 logger = logging.getLogger("fastserve")
 
@@ -25,7 +25,7 @@ RETRY_AFTER = 1
 def failure_status(error: BaseException) -> int:
     """What `error` is to the client: its own fault has a status of 4xx, all else is 500."""
     if isinstance(error, RequestError):
-        return error.status
+        return error.status if 400 <= error.status <= 599 else 500
     return 400 if isinstance(error, FormError) else 500
 
 

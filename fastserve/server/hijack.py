@@ -19,14 +19,16 @@ class HijackedConnection(asyncio.Protocol):
     The server's limits and timeouts of HTTP do not apply any more; use `asyncio.timeout`.
     """
 
-    def __init__(self, transport: asyncio.Transport, received: bytes, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, received: bytes, write_paused: bool, on_lost: Callable[[], None]
+    ) -> None:
         self.transport = transport
         self._received = bytearray(received)
         self._on_lost = on_lost
         self._eof = False
         self._lost = False
         self._paused_reading = False
-        self._paused_writing = False
+        self._paused_writing = write_paused
         self._waiter: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
 
@@ -56,6 +58,8 @@ class HijackedConnection(asyncio.Protocol):
             if self._drained is None:
                 self._drained = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._drained)
+        if self._lost:
+            raise HijackError("the connection was closed before the peer had read everything")
 
     def close(self) -> None:
         """Close when what was written has been sent."""

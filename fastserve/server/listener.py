@@ -82,9 +82,15 @@ def _where(sock: socket.socket) -> str:
 
 
 def _inherited(fd: int) -> socket.socket:
+    duplicate = -1
     try:
-        sock = socket.socket(fileno=os.dup(fd))
-    except OSError as error:
+        duplicate = os.dup(fd)
+        sock = socket.socket(fileno=duplicate)
+    except (OSError, OverflowError) as error:
+        if duplicate >= 0:
+            os.close(duplicate)
+        if isinstance(error, OverflowError):
+            raise ListenError(errno.EBADF, f"{fd} is no file descriptor") from None
         raise ListenError(
             error.errno,
             f"file descriptor {fd} is not a socket that this process inherited: {os.strerror(error.errno or 0)}",
@@ -138,7 +144,8 @@ def _bind_tcp(host: str | None, port: int, reuse_port: bool) -> list[socket.sock
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, OverflowError, UnicodeError) as error:
-        raise ListenError(errno.EADDRNOTAVAIL, f"can't listen on host {host!r}, port {port}: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ListenError(errno.EADDRNOTAVAIL, f"can't listen on host {host!r}, port {port}: {reason}") from None
     sockets: list[socket.socket] = []
     try:
         for family, kind, protocol, _, address in dict.fromkeys(found):
@@ -186,9 +193,12 @@ def _tcp_advice(host: str | None, port: int, error: OSError) -> str:
 
 
 class Listener:
-    """Accepts on `sockets` for `service`, at most `max_connections` at a time and `max_conns_per_ip` from one address."""
+    """Accepts on `sockets` for `service`, at most `max_connections` at a time and `max_conns_per_ip` from one address.
 
-    def __init__(self, service: Service, sockets: list[socket.socket]) -> None:
+    `unlink` removes a unix socket's file at the end: not for sockets that others made, who may listen on.
+    """
+
+    def __init__(self, service: Service, sockets: list[socket.socket], *, unlink: bool) -> None:
         self.sockets = sockets
         self.addresses: list[Any] = [s.getsockname() for s in sockets]
         self._service = service
@@ -198,7 +208,12 @@ class Listener:
         self._accepting = False
         self._out_of_resources = False
         self._retry: asyncio.TimerHandle | None = None
-        self._unlink = _unix_file(sockets[0])
+        self._unlink = _unix_file(sockets[0]) if unlink else None
+
+    @property
+    def open(self) -> int:
+        """Connections accepted and not closed yet; among them those whose transport is not made yet."""
+        return self._open
 
     def start(self) -> None:
         self._resume()
@@ -259,7 +274,7 @@ class Listener:
             sock.setblocking(False)
             connection = Connection(self._service, ip)
             opening = self._loop.connect_accepted_socket(partial(_identity, connection), sock)
-            _step(opening, sock, self.connection_closed, connection)
+            _step(opening, sock, self._service.connection_closed, connection)
 
     def _accept_failed(self, error: OSError) -> None:
         if error.errno in _out_of_resources:

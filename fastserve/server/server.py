@@ -84,7 +84,7 @@ class Server:
         sockets = open_sockets(host, port, sock=sock, uds=uds, fd=fd, reuse_port=reuse_port, config=self.config)
         self._state = "serving"
         self._start_service(asyncio.get_running_loop())
-        self._listener = Listener(self.service, sockets)
+        self._listener = Listener(self.service, sockets, unlink=uds is not None)
         self._listener.start()
 
     def start_in_memory(self) -> None:
@@ -95,6 +95,7 @@ class Server:
     def _start_service(self, loop: asyncio.AbstractEventLoop) -> None:
         self._service = service = Service(self.handler, self.config, self.inline, loop)
         service.on_connection_closed = self._on_connection_closed
+        service.on_hijacked_ended = self._connection_closed.set
         service.start_clock()
 
     def _on_connection_closed(self, connection: Wire) -> None:
@@ -164,7 +165,7 @@ class Server:
         await service.pool.close()
         threads_left = await service.threads.close(0 if cut else 1.0)
         # Transports close at the loop's next turns; whoever closes the loop after us must not find them open.
-        while service.connections:
+        while service.connections or (self._listener is not None and self._listener.open):
             self._connection_closed.clear()
             await self._connection_closed.wait()
         service.stop_clock()

@@ -80,6 +80,8 @@ class Service:
         self.clock: Callable[[], float] = loop.time
         """Monotonic seconds. Tests put a clock of their own here."""
         self.kind = handler_kind(handler, inline)
+        # A worker steps what `_run` returns in the request's context; what a decorator does before that belongs there too.
+        self._run: Handler = handler if inspect.iscoroutinefunction(handler) else self._await_handler
         self.pool = WorkerPool(
             loop,
             concurrency=config.concurrency,
@@ -122,12 +124,17 @@ class Service:
         self.memory = HeadMemory()
         self.on_connection_closed: Callable[[Wire], None] | None = None
         """For the listener, which counts connections."""
+        self.on_hijacked_ended: Callable[[], None] | None = None
+        """For a shutdown that waits for their handlers."""
         self._tick_interval = _tick_interval(config)
         self._timer: asyncio.TimerHandle | None = None
         self.now = self.idle_deadline = 0.0
         self.set_time()
 
-    # Handlers that are not coroutines
+    # Handlers that are not coroutine functions
+
+    async def _await_handler(self, ctx: RequestCtx) -> None:
+        await self.handler(ctx)
 
     def call(self, ctx: RequestCtx) -> None:
         """Run a `def` handler."""
@@ -161,7 +168,7 @@ class Service:
         parser = RequestParser(
             request, self.memory, config.max_header_size, config.max_header_count, config.max_request_body_size
         )
-        return RequestCtx(request, parser, self.handler)
+        return RequestCtx(request, parser, self._run)
 
     # Time
 
@@ -193,18 +200,28 @@ class Service:
         now = self.now
         self.pool.tick(now)
         self.threads.tick(now)
-        oldest = now - self.config.max_keepalive_duration
-        expired = [c for c in self.connections if c.deadline <= now or c.opened_at <= oldest]
+        expired = [c for c in self.connections if c.deadline <= now or c.retire_at <= now]
         for connection in expired:
             connection.expire(now)
 
+    def connection_closed(self, connection: Wire) -> None:
+        """Every accepted connection ends here, also one whose transport was never made."""
+        if self.on_connection_closed is not None:
+            self.on_connection_closed(connection)
+
     # Hijacked connections
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run the handler of a hijacked connection in a task of its own: it may live as long as the process."""
         task = self.loop.create_task(coroutine, name=name)
         self.hijacked.add(task)
-        task.add_done_callback(self.hijacked.discard)
+        task.add_done_callback(self._hijacked_ended)
+        return task
+
+    def _hijacked_ended(self, task: asyncio.Task[None]) -> None:
+        self.hijacked.discard(task)
+        if self.on_hijacked_ended is not None:
+            self.on_hijacked_ended()
 
 
 def _tick_interval(config: ServerConfig) -> float:

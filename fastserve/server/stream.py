@@ -1,8 +1,19 @@
-"""`send_stream`: a response body that is made while it is sent."""
+"""`send_stream`: a response body that is made while it is sent.
+
+Invariants:
+1. The next piece is asked for only when the client's buffer has room.
+2. A stream is closed when it has ended, failed, or lost its reader: never while one of its steps runs.
+3. Other connections have their turn, also when the client reads as fast as the stream writes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+import asyncio
+import inspect
+import logging
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from fastserve.errors import BodyStreamError
@@ -11,10 +22,18 @@ from fastserve.http1.response import encode_body
 
 if TYPE_CHECKING:
     from fastserve.server.ctx import RequestCtx
+    from fastserve.server.threadpool import ThreadWorkerPool
 
-__all__ = ["send_stream"]
+__all__ = ["discard_stream", "send_stream"]
+
+logger = logging.getLogger("fastserve")
 
 END: Any = object()
+
+TURN = 256 * 1024
+"""Bytes sent before other connections have their turn."""
+PIECE_COST = 4096
+"""What a piece counts for beside its bytes: making and writing it costs about as much as copying these."""
 
 
 async def send_stream(ctx: RequestCtx) -> None:
@@ -25,42 +44,60 @@ async def send_stream(ctx: RequestCtx) -> None:
     """
     connection = ctx._connected()
     response = ctx.response
-    stream = response.stream
-    chunked = delimiter(ctx.request.method, ctx.request.minor, response) is Delimiter.CHUNKED
+    stream: Any = response.stream
+    how = delimiter(ctx.request.method, ctx.request.minor, response)
+    chunked = how is Delimiter.CHUNKED
     left = response.stream_size
     head = ctx._stream_head  # travels with the first piece: one write
-    try:
-        async for piece in _pieces(stream, ctx):
-            data = piece if type(piece) is bytes else encode_body(piece)
-            if not data:
-                continue
-            if left >= 0:
-                left -= len(data)
-                if left < 0:
-                    raise BodyStreamError(f"the body stream is longer than its announced {response.stream_size} bytes")
-            connection.send(head + (chunk(data) if chunked else data))
-            head = b""
-            await connection.drained()
-        if left > 0:
-            raise BodyStreamError(f"the body stream ended {left} bytes before its announced {response.stream_size}")
-    finally:
-        await _close(stream)
+    turn = TURN
+    async with AsyncExitStack() as ending:
+        if how is Delimiter.NONE:
+            ending.push_async_callback(_close, stream)
+        else:
+            async for piece in _pieces(stream, ctx, ending):
+                data = piece if type(piece) is bytes else encode_body(piece)
+                turn -= len(data) + PIECE_COST
+                if data:
+                    if left >= 0:
+                        left -= len(data)
+                        if left < 0:
+                            raise BodyStreamError(
+                                f"the body stream is longer than its announced {response.stream_size} bytes"
+                            )
+                    connection.send(head + (chunk(data) if chunked else data))
+                    head = b""
+                    await connection.drained()
+                if turn <= 0:
+                    turn = TURN
+                    await asyncio.sleep(0)
+            if left > 0:
+                raise BodyStreamError(f"the body stream ended {left} bytes before its announced {response.stream_size}")
     connection.send(head + LAST_CHUNK if chunked else head)
 
 
-async def _pieces(stream: Any, ctx: RequestCtx) -> AsyncIterator[Any]:
-    if isinstance(stream, AsyncIterable):
-        async for piece in stream:
-            yield piece
-        return
-    iterator: Iterator[Any] = iter(stream)
-    if ctx._connected().service.blocking:
-        # A `def` handler's iterable may block as its handler may: each step runs on a thread.
-        while (piece := await ctx.run_in_thread(next, iterator, END)) is not END:
-            yield piece
-    else:
-        for piece in iterator:
-            yield piece
+def discard_stream(stream: Any) -> None:
+    """Close a stream that is not sent after all, such as a file. An async generator that has not begun has nothing."""
+    close = getattr(stream, "close", None)
+    if close is not None and not hasattr(stream, "aclose") and not inspect.iscoroutinefunction(close):
+        try:
+            close()
+        except Exception:
+            logger.exception("a body stream that was not sent could not be closed")
+
+
+def _pieces(stream: Any, ctx: RequestCtx, ending: AsyncExitStack) -> AsyncIterator[Any]:
+    """An iterator over `stream`; `ending` closes both."""
+    service = ctx._connected().service
+    is_async = isinstance(stream, AsyncIterable)
+    if service.blocking and not is_async:
+        on_thread = _ThreadPieces(stream, service.threads)
+        ending.push_async_callback(on_thread.aclose)
+        return on_thread
+    ending.push_async_callback(_close, stream)
+    iterator: Any = aiter(stream) if is_async else iter(stream)
+    if iterator is not stream:
+        ending.push_async_callback(_close, iterator)
+    return iterator if is_async else _InlinePieces(iterator)
 
 
 async def _close(stream: Any) -> None:
@@ -68,4 +105,75 @@ async def _close(stream: Any) -> None:
     if hasattr(stream, "aclose"):
         await stream.aclose()
     elif hasattr(stream, "close"):
-        stream.close()
+        closing = stream.close()
+        if hasattr(closing, "__await__"):
+            await closing
+
+
+class _InlinePieces:
+    """A plain iterator, stepped on the loop."""
+
+    def __init__(self, iterator: Iterator[Any]) -> None:
+        self._iterator = iterator
+
+    def __aiter__(self) -> _InlinePieces:
+        return self
+
+    async def __anext__(self) -> Any:
+        piece = next(self._iterator, END)
+        if piece is END:
+            raise StopAsyncIteration
+        return piece
+
+
+class _ThreadPieces:
+    """A plain iterable of a `def` handler, which may block as its handler may: each step runs on a thread.
+
+    A step can't be interrupted, and a generator can't be closed inside one: then the step closes it when it has ended.
+    """
+
+    def __init__(self, stream: Iterable[Any], threads: ThreadWorkerPool) -> None:
+        self._iterator: Iterator[Any] = iter(stream)
+        both: Any = (stream,) if self._iterator is stream else (self._iterator, stream)
+        self._closers = [part.close for part in both if hasattr(part, "close")]
+        self._threads = threads
+        self._lock = threading.Lock()  # guards the two flags
+        self._stepping = False
+        self._closed = False
+
+    def __aiter__(self) -> _ThreadPieces:
+        return self
+
+    async def __anext__(self) -> Any:
+        piece = await self._threads.run(self._step)
+        if piece is END:
+            raise StopAsyncIteration
+        return piece
+
+    async def aclose(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if self._stepping:
+                return
+        if self._closers:
+            await self._threads.run(self._close_iterator)
+
+    def _step(self) -> Any:
+        with self._lock:
+            if self._closed:
+                return END
+            self._stepping = True
+        try:
+            return next(self._iterator, END)
+        finally:
+            with self._lock:
+                self._stepping = False
+                abandoned = self._closed
+            if abandoned:
+                self._close_iterator()
+
+    def _close_iterator(self) -> None:
+        for close in self._closers:
+            close()

@@ -48,7 +48,9 @@ class ServerThread:
         self._thread = threading.Thread(target=self._run, name="fastserve-server", daemon=True)
 
     def start(self) -> None:
-        """Return when it listens. Raises what `Server.start` raises."""
+        """Return when it listens. Raises what `Server.start` raises, and `FastserveError` when it was started before."""
+        if self._thread.ident is not None:
+            raise FastserveError("this server thread was started already; make a new one")
         self._thread.start()
         self._started.wait()
         if self._error is not None:
@@ -57,6 +59,8 @@ class ServerThread:
 
     def shutdown(self, timeout: float = SHUTDOWN_TIMEOUT) -> ShutdownReport:
         """As `Server.shutdown`, and wait for the thread to end. A second call returns the same."""
+        if self._thread.ident is None:
+            return self._report  # never started
         if self._thread.is_alive() and self._loop is not None and self._stop is not None:
             self._timeout = timeout
             try:

@@ -22,7 +22,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from fastserve.errors import FastserveError, WorkerPoolClosed
+from fastserve.errors import RequestError, WorkerPoolClosed
 
 __all__ = ["ThreadWork", "ThreadWorkerPool"]
 
@@ -86,6 +86,7 @@ class ThreadWorkerPool:
         self._threads = 0
         self._running = 0
         self._waking = False
+        self._starved = False  # the system had no thread left, the last time one was to be made
         self._ended: deque[ThreadWork] = deque()
         self._posted = False
         self._empty = asyncio.Event()
@@ -112,7 +113,8 @@ class ThreadWorkerPool:
         if self.closed:
             raise WorkerPoolClosed("the thread pool is closed")
         with self._lock:
-            admitted = self._running + len(self._queue) < self._concurrency
+            begun = self._running + len(self._queue)
+            admitted = begun < self._concurrency and (self._max_wait > 0 or begun < self._max_threads)
             if admitted:
                 self._queue[work] = self.now + self._max_wait
                 if not self._waking:
@@ -142,9 +144,13 @@ class ThreadWorkerPool:
             )
             try:
                 thread.start()
+                self._starved = False
             except RuntimeError:  # the system has no thread left: what is queued waits for those there are
                 self._waking = False
+                self._starved = True
                 self._threads -= 1
+                if not self._threads:
+                    self._empty.set()
 
     def _run(self, thread: _Thread) -> None:
         woken = True
@@ -177,16 +183,13 @@ class ThreadWorkerPool:
                 work.failure = error
             with self._lock:
                 self._running -= 1
-            self._post(work)
+                # Append first, look second; `_deliver` resets first, empties second: nothing stays behind.
+                self._ended.append(work)
+                posted, self._posted = self._posted, True
             del work, context
+            if not posted:
+                self._call_loop(self._deliver)
         self._call_loop(self._thread_ended)
-
-    def _post(self, work: ThreadWork) -> None:
-        self._ended.append(work)
-        # Append first, look second; `_deliver` resets first, empties second: nothing stays behind.
-        if not self._posted:
-            self._posted = True
-            self._call_loop(self._deliver)
 
     def _call_loop(self, callback: Callable[[], None]) -> None:
         try:
@@ -207,7 +210,6 @@ class ThreadWorkerPool:
     def tick(self, now: float) -> None:
         """Reap and refuse by the loop's time `now`."""
         self.now = now
-        refused: list[ThreadWork] = []
         with self._lock:
             expired = 0
             while expired < len(self._ready) and now - self._ready[expired].idle_since >= self._max_idle:
@@ -216,22 +218,31 @@ class ThreadWorkerPool:
                 thread.retired = True
                 thread.wake.release()
             del self._ready[:expired]
-            while self._queue and next(iter(self._queue.values())) <= now:
-                refused.append(self._queue.popitem(last=False)[0])
+            if self._queue and not self._waking:
+                self._wake_one()  # after the system had no thread left
+            # Who stands so far ahead that a thread is on its way to it is late by a switch of threads, not for want of one.
+            free = (self._threads if self._starved else self._max_threads) - self._running
+            late = [work for work, deadline in self._queue.items() if deadline <= now]
+            refused = late[max(free, 0) :]
+            for work in refused:
+                del self._queue[work]
         for work in refused:
             work.refused()
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call ``function(*args)`` in a thread and return its result; raise what it raises, `FastserveError` when no thread came free."""
+        """Call ``function(*args)`` in a thread and return its result; raise what it raises, `RequestError` 503 when no
+        thread came free in time (see the options threads and max_thread_wait).
+        """
         call = _Call(self, function, args)
         self.start(call)
         try:
             return await call.result
         finally:
             self.withdraw(call)
+            del call  # an exception refers to this frame, and `call` to the exception
 
     async def close(self, timeout: float) -> int:
-        """Refuse what waits, end every idle thread, wait `timeout` seconds for the busy ones; return how many are left behind."""
+        """Refuse what waits, end every idle thread, wait `timeout` seconds for the busy ones; return how many are left in a call."""
         self.closed = True
         with self._lock:
             refused = list(self._queue)
@@ -247,7 +258,7 @@ class ThreadWorkerPool:
                 await self._empty.wait()
         except TimeoutError:
             pass
-        return self._threads
+        return self._running
 
 
 class _Call:
@@ -273,12 +284,12 @@ class _Call:
             self.result.set_result(self._value)
         elif isinstance(self.failure, StopIteration):
             # A future refuses it, since it would end the waiting coroutine instead of raising in it.
-            self.result.set_exception(RuntimeError("the function raised StopIteration"))
+            error = RuntimeError("the function raised StopIteration")
+            error.__cause__ = self.failure
+            self.result.set_exception(error)
         else:
             self.result.set_exception(self.failure)
 
     def refused(self) -> None:
         if not self.result.done():
-            self.result.set_exception(
-                FastserveError("no thread came free in time; see the options threads and max_thread_wait")
-            )
+            self.result.set_exception(RequestError(503, "the server is busy"))

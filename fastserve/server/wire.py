@@ -69,6 +69,7 @@ class Wire(asyncio.Protocol):
         "number",
         "opened_at",
         "requests",
+        "retire_at",
         "service",
     )
 
@@ -80,7 +81,8 @@ class Wire(asyncio.Protocol):
         """The peer's address when the server counts connections by it."""
         self.number = 0
         self.requests = 0
-        self.opened_at = self.deadline = math.inf
+        self.opened_at = 0.0
+        self.retire_at = self.deadline = math.inf
         self._phase = Phase.IDLE
         self._retire = service.retire  # no further request is served
         self._eof = self._lost = False
@@ -95,9 +97,12 @@ class Wire(asyncio.Protocol):
         service.numbered += 1
         self.number = service.numbered
         self.opened_at = service.now
+        self.retire_at = service.now + service.config.max_keepalive_duration
         self.deadline = service.deadline(min(service.config.idle_timeout, service.config.read_timeout))
         service.connections.add(self)
         self._tell(ConnState.NEW)
+        if service.draining:
+            self.retire()  # it was accepted just before the shutdown began
 
     def connection_lost(self, error: Exception | None) -> None:
         service = self.service
@@ -107,8 +112,7 @@ class Wire(asyncio.Protocol):
         if error is not None and service.config.log_all_errors:
             logger.info("connection %d lost: %s", self.number, error)
         self._tell(ConnState.CLOSED)
-        if service.on_connection_closed is not None:
-            service.on_connection_closed(self)
+        service.connection_closed(self)
 
     # What users may ask
 
@@ -132,7 +136,7 @@ class Wire(asyncio.Protocol):
     @property
     def age(self) -> float:
         """Seconds since it was accepted."""
-        return self.service.loop.time() - self.opened_at
+        return self.service.clock() - self.opened_at
 
     @property
     def gone(self) -> bool:
@@ -183,7 +187,8 @@ class Wire(asyncio.Protocol):
         if self._reading_paused:
             self._reading_paused = False
             if not self._transport.is_closing():
-                self._transport.resume_reading()
+                # Whoever calls may be in a handler's context, and the transport calls us back in the one it is called in.
+                self.service.pool.base_context.copy().run(self._transport.resume_reading)
 
     def _tell(self, state: ConnState) -> None:
         hook = self.service.conn_state

@@ -67,9 +67,9 @@ class Worker:
 
     __slots__ = ("_pool", "_steps", "_work", "_yielded", "idle_since", "parked", "task")
 
-    def __init__(self, pool: WorkerPool, work: Work, number: int) -> None:
+    def __init__(self, pool: WorkerPool, number: int) -> None:
         self._pool = pool
-        self._work: Work | None = work
+        self._work: Work | None = None
         self._steps: Generator[Any, None, Any] | None = None
         self._yielded: Any = None
         self.idle_since = 0.0
@@ -100,14 +100,13 @@ class Worker:
         pool = self._pool
         while True:
             cancelled: asyncio.CancelledError | None = None
-            if self._work is None:
-                try:
-                    await self.parked
-                except asyncio.CancelledError as error:
-                    if self._work is None:
-                        return  # cancelled while idle: by the pool, or by somebody who cancels every task
-                    if not UNCANCEL_WITHDRAWS or self.task.cancelling():
-                        cancelled = error  # it was meant for the handler, between its first wait and now
+            try:
+                await self.parked  # a new worker's is done already, but for an eager task factory
+            except asyncio.CancelledError as error:
+                if self._work is None:
+                    return  # cancelled while idle: by the pool, or by somebody who cancels every task
+                if not UNCANCEL_WITHDRAWS or self.task.cancelling():
+                    cancelled = error  # it was meant for the handler, between its first wait and now
             work = self._work
             if work is None:
                 return  # woken without work: retired
@@ -117,6 +116,8 @@ class Worker:
                 try:
                     await self._drive(work, cancelled)
                 except BaseException as error:
+                    if isinstance(error, GeneratorExit) and not self._stepped_by_task():
+                        raise
                     work.failure = error
                 self._steps = self._yielded = cancelled = None
                 more = work.ended()
@@ -124,17 +125,24 @@ class Worker:
             del work
             # `_must_cancel` is a cancellation that was asked for and not delivered: it would meet the next handler.
             if self.task.cancelling() or getattr(self.task, "_must_cancel", False) or pool.closed:
+                pool.retired(self)  # not only when the task's end is noticed: its place is free now
                 return
             self.parked = pool.loop.create_future()
             pool.release(self)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         work = self._work
+        more = False
         if work is not None:
             self._work = work.worker = None
             work.failure = asyncio.CancelledError() if task.cancelled() else task.exception()
-            work.ended()
-        self._pool.retired(self)
+            more = work.ended()
+        self._pool.tasks.discard(task)
+        self._pool.retired(self, work if more else None)
+
+    def _stepped_by_task(self) -> bool:
+        """False when the coroutine is being closed instead: the loop ended with work under way."""
+        return asyncio.current_task(self._pool.loop) is self.task
 
     @coroutine
     def _drive(self, work: Work, cancelled: asyncio.CancelledError | None) -> Generator[Any, None, None]:
@@ -145,6 +153,8 @@ class Worker:
         run = context.run
         steps = self._steps
         if steps is None:
+            if cancelled is not None:
+                raise cancelled  # before its first step: as a task, it never begins
             steps = work.run(work).__await__()
             yielded = run(next, steps, DONE)
         else:
@@ -158,19 +168,27 @@ class Worker:
                     yielded = run(steps.throw, cancelled)
                 except StopIteration:
                     return
+        thrown: BaseException | None = None
         while yielded is not DONE:
             try:
                 yield yielded
-            except GeneratorExit:
-                steps.close()
-                raise
+            except GeneratorExit as error:
+                if not self._stepped_by_task():
+                    steps.close()
+                    raise
+                thrown = error
             except BaseException as error:
+                thrown = error
+            if thrown is None:
+                yielded = run(next, steps, DONE)
+            else:
+                # Not in the `except` above: it would be the context of whatever the handler raises later in this step.
                 try:
-                    yielded = run(steps.throw, error)
+                    yielded = run(steps.throw, thrown)
                 except StopIteration:
                     return
-            else:
-                yielded = run(next, steps, DONE)
+                finally:
+                    thrown = None
 
 
 class WorkerPool:
@@ -199,7 +217,9 @@ class WorkerPool:
         self._max_wait = max_worker_wait
         self._max_idle = max_idle_worker_duration
         self._ready: list[Worker] = []
-        self._all: set[Worker] = set()
+        self._all: set[Worker] = set()  # those that can serve, now or next
+        self.tasks: set[asyncio.Task[None]] = set()
+        """Tasks of all workers, those included that are on their way out."""
         self._queue: OrderedDict[Work, float] = OrderedDict()  # work and its deadline, in order of arrival
 
     @property
@@ -229,7 +249,8 @@ class WorkerPool:
         while ready:
             worker = ready.pop()
             if worker.parked.done():
-                continue  # cancelled while it was ready: it is on its way out
+                self._all.discard(worker)  # cancelled while it was ready: it is on its way out
+                continue
             task = worker.task
             loop = self.loop
             context = work.context
@@ -270,9 +291,12 @@ class WorkerPool:
     def _new_worker(self, work: Work) -> None:
         # A task can't be stepped in place before its own first step: a cancellation would never reach its code.
         self.created += 1
-        worker = Worker(self, work, self.created)
-        work.worker = worker
+        # A task holds the context that it is made in, which may be that of somebody's request.
+        worker = self.base_context.copy().run(Worker, self, self.created)
         self._all.add(worker)
+        self.tasks.add(worker.task)
+        work.worker = worker
+        worker.give(work)
 
     def withdraw(self, work: Work) -> None:
         """Take `work` out of the queue: its client has gone. No-op when it does not wait."""
@@ -292,12 +316,17 @@ class WorkerPool:
             worker.idle_since = self.now
             self._ready.append(worker)
 
-    def retired(self, worker: Worker) -> None:
-        """`worker`'s task ends: its place is free, for the first in the queue if one waits."""
+    def retired(self, worker: Worker, unfinished: Work | None = None) -> None:
+        """`worker` serves no more: its place is free, for work that it left `unfinished`, or the first in the queue."""
         self._all.discard(worker)
         if worker in self._ready:
             self._ready.remove(worker)
-        if self._queue and not self.closed:
+        if unfinished is not None:
+            if self.closed:
+                unfinished.refused()
+            else:
+                self._new_worker(unfinished)
+        elif self._queue and not self.closed and len(self._all) < self._concurrency:
             work, _ = self._queue.popitem(last=False)
             self._new_worker(work)
 
@@ -312,6 +341,7 @@ class WorkerPool:
         for worker in ready[:expired]:
             if not worker.parked.done():
                 worker.parked.set_result(None)
+            self._all.discard(worker)
         del ready[:expired]
         while self._queue and next(iter(self._queue.values())) <= now:
             work, _ = self._queue.popitem(last=False)
@@ -327,8 +357,7 @@ class WorkerPool:
         for worker in ready:
             if not worker.parked.done():
                 worker.parked.set_result(None)
-        tasks = [worker.task for worker in self._all]
         for worker in self._all.difference(ready):
             worker.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        if self.tasks:
+            await asyncio.wait(self.tasks)

@@ -1,0 +1,51 @@
+"""What all tests share: loops to run on, and a bound on how long anything may take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import pytest
+
+T = TypeVar("T")
+
+TEST_TIMEOUT = 30.0
+"""Seconds after which a test that waits for an event has failed: events come in milliseconds."""
+
+
+def loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+    try:
+        import uvloop
+    except ImportError:
+        pass
+    else:
+        factories["uvloop"] = uvloop.new_event_loop
+    return factories
+
+
+FACTORIES = loop_factories()
+
+
+@pytest.fixture(params=list(FACTORIES))
+def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, T]], T]:
+    """Run a coroutine to its end, on each kind of loop, with a bound on its time.
+
+    What was logged by the loop as an unhandled exception fails the test: nothing may end in the log alone.
+    """
+
+    def run_on_loop(coroutine: Coroutine[Any, Any, T]) -> T:
+        unhandled: list[dict[str, Any]] = []
+
+        async def bounded() -> T:
+            asyncio.get_running_loop().set_exception_handler(lambda loop, context: unhandled.append(context))
+            async with asyncio.timeout(TEST_TIMEOUT):
+                return await coroutine
+
+        with asyncio.Runner(loop_factory=FACTORIES[request.param]) as runner:
+            result = runner.run(bounded())
+        assert not unhandled, unhandled
+        return result
+
+    return run_on_loop
