@@ -55,7 +55,7 @@ class ParserState(enum.Enum):
     CHUNKED = "chunked"
     """In a chunked body."""
     COMPLETE = "complete"
-    """The request is whole. `next_request` goes on."""
+    """The request is whole. The next call of `feed` begins the next one."""
 
 
 # Names of the members, at hand: an enum attribute costs a dictionary look-up per use.
@@ -148,40 +148,72 @@ class RequestParser:
     @property
     def in_request(self) -> bool:
         """True when a request has begun and is not complete: blank lines before it do not count as a beginning."""
-        return self.state is not HEAD or bool(self._partial.strip(b"\r\n"))
+        return self.state in (LENGTH, CHUNKED) or bool(self._partial.strip(b"\r\n"))
 
     @property
     def untouched(self) -> bool:
         """True when no byte of a request, nor a blank line before it, has come: any connection may take this parser."""
-        return self.state is HEAD and not self._partial and not self._skipped
-
-    def next_request(self) -> None:
-        """Get ready for the next request. `fields` and the request's own fields are one dict until then."""
-        self.state = HEAD
-        self.fields.clear()
-        self._open.append(None)
-        if self.parts:
-            self.parts.clear()
+        return self.state in (HEAD, COMPLETE) and not self._partial and not self._skipped
 
     def feed(self, data: bytes, start: int = 0) -> int:
         """Parse `data` from `start` to the end of the head, of the body, or of `data`, whichever is first; return that place.
 
         Then `state` says where it stands: COMPLETE, a request is ready; LENGTH or CHUNKED, its head is, or more of its
-        body; HEAD, nothing is. Raises `RequestError`; the parser is of no use after that.
+        body; HEAD, nothing is. After COMPLETE the next call begins the next request, in the same `request`. Raises
+        `RequestError`; the parser is of no use after that.
         """
         state = self.state
-        if state is HEAD:
-            end = data.find(END_OF_HEAD, start) + 4
-            if end < 4 or self._partial:
-                return self._feed_partial_head(data, start)
-            if end - start > self.max_header_size - self._skipped:
-                raise self._head_too_large(data[start:end])
-            head = data if end - start == len(data) else data[start:end]
-            self._parse_head(head, head)
-            return end
-        if state is LENGTH:
-            return self._feed_length(data, start)
-        return self._feed_chunked(data, start)
+        fields = self.fields
+        if state is COMPLETE:
+            self.state = state = HEAD
+            fields.clear()
+            self._open.append(None)
+            if self.parts:
+                self.parts.clear()
+        if state is not HEAD:
+            return self._feed_length(data, start) if state is LENGTH else self._feed_chunked(data, start)
+        end = data.find(END_OF_HEAD, start) + 4
+        if end < 4 or self._partial:
+            return self._feed_partial_head(data, start)
+        if end - start > self.max_header_size - self._skipped:
+            raise self._head_too_large(data[start:end])
+        head = data if end - start == len(data) else data[start:end]
+        memory = self._memory
+        try:
+            self._feed(head)
+            method_token, target, rest = head.split(b" ", 2)
+            if (
+                rest.startswith(b"HTTP/1.1\r\n")
+                and (method := METHODS.get(method_token)) is not None
+                and target.startswith(b"/")
+                and b"#" not in target
+                # A line that is not an entry is a repeated name. (llhttp takes no bare LF: each ends a line.)
+                and head.count(b"\n") - 2 == len(fields) <= self.max_header_count
+                and memory.names.issuperset(fields)
+                and fields.get(b"Host") in memory.hosts
+                and fields.get(b"Connection", b"keep-alive") == b"keep-alive"
+                and not self._open
+            ):
+                request = self.request
+                request.method = method
+                request.target = target
+                request.minor = 1
+                request.fields = fields
+                request.framing = PLAIN
+                request.body = b""
+                request.trailer_fields = None
+                request.surface = None
+                self.state = COMPLETE
+                self._skipped = 0
+                return end
+        except HttpParserUpgrade:
+            self._feed = self._new_feed()
+        except HttpParserError as error:
+            raise self._syntax_error(head, error) from None
+        except ValueError:
+            pass  # no three words: the request line is wrong, and will be told so
+        self._parse_head(head)
+        return end
 
     # The head
 
@@ -206,7 +238,13 @@ class RequestParser:
             raise self._head_too_large(bytes(partial))
         head = bytes(partial[:end])
         partial.clear()
-        self._parse_head(head, head[before:])
+        try:
+            self._feed(head[before:])
+        except HttpParserUpgrade:
+            self._feed = self._new_feed()
+        except HttpParserError as error:
+            raise self._syntax_error(head, error) from None
+        self._parse_head(head)
         return start + end - before
 
     def _head_too_large(self, head: bytes) -> RequestError:
@@ -225,43 +263,17 @@ class RequestParser:
         except HttpParserError as error:
             raise RequestError(400, str(error) or type(error).__name__) from None
 
-    def _parse_head(self, head: bytes, piece: bytes) -> None:
-        """`head` is complete; `piece` is what llhttp has not seen of it."""
+    def _syntax_error(self, head: bytes, error: HttpParserError) -> RequestError:
+        """What llhttp found wrong. Of versions and methods RFC 9110 15.6.6 and 15.6.2 tell more exactly."""
+        line = head.lstrip(b"\r\n")
         try:
-            self._feed(piece)
-        except HttpParserUpgrade:
-            self._feed = self._new_feed()
-        except HttpParserError as error:
-            # Of what llhttp finds wrong with a version or method, RFC 9110 15.6.6 and 15.6.2 would be told more exactly.
-            line = head.lstrip(b"\r\n")
             read_request_line(line[: line.find(b"\r\n")])
-            raise RequestError(400, str(error) or type(error).__name__) from None
-        request = self.request
-        fields = self.fields
-        memory = self._memory
-        parts = head.split(b" ", 2)
-        if (
-            len(parts) == 3
-            and parts[2].startswith(b"HTTP/1.1\r\n")
-            and (method := METHODS.get(parts[0])) is not None
-            and (target := parts[1])[:1] == b"/"
-            and b"#" not in target
-            # A line that is not an entry is a repeated name.
-            and head.count(b"\r\n") - 2 == len(fields) <= self.max_header_count
-            and memory.names.issuperset(fields)
-            and fields.get(b"Host") in memory.hosts
-            and fields.get(b"Connection", b"keep-alive") == b"keep-alive"
-        ):
-            request.begin(method, target, 1, fields, PLAIN)
-            if self._open:
-                raise RequestError(400, "a body that the head did not announce")
-            self.state = COMPLETE
-            self._skipped = 0
-        else:
-            self._parse_unusual_head(head)
+        except RequestError as told:
+            return told
+        return RequestError(400, str(error) or type(error).__name__)
 
-    def _parse_unusual_head(self, head: bytes) -> None:
-        """As `_parse_head`, for any head: the same rules, none of them skipped."""
+    def _parse_head(self, head: bytes) -> None:
+        """Judge any head that llhttp has accepted. What `feed` lets pass at once would pass here too."""
         stripped = head.lstrip(b"\r\n")  # RFC 9112 2.2: blank lines before a request line are ignored
         if not stripped:
             self._skipped += len(head)

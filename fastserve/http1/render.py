@@ -73,17 +73,16 @@ class ResponseRenderer:
             self.plain_heads.clear()
 
     def plain_head(self, response: Response) -> bytes:
-        """The head of a response with a body of known length, no headers of its own, on a connection that is kept."""
-        head = self._common(response, len(response.body)) + b"\r\n"
-        # A status without a body never comes from the cache, since what is written behind a cached head is the body.
-        if len(self.plain_heads) < MAX_CACHED_HEADS and not has_no_body(response.status_code):
-            self.plain_heads[(response.status_code, response.content_type, len(response.body))] = head
+        """The head of a `plain` response on a connection that is kept."""
+        head = self._common(response, len(response.plain_body)) + b"\r\n"
+        if len(self.plain_heads) < MAX_CACHED_HEADS:
+            self.plain_heads[(response.plain_status, response.plain_type, len(response.plain_body))] = head
         return head
 
     def _common(self, response: Response, length: int | None) -> bytes:
-        status = response.status_code
+        status = response.plain_status
         extra = response.extra_headers
-        content_type = response.content_type
+        content_type = response.plain_type
         lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason_phrase(status))]
         if self._server and not (extra is not None and "server" in extra):
             lines.append(self._server)

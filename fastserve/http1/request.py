@@ -24,7 +24,7 @@ class Request:
     for HTTP/1.0 and 1.1, `body` bytes (empty while it is streamed), `framing` what the head says of body and connection.
     """
 
-    __slots__ = ("_surface", "body", "fields", "framing", "method", "minor", "scheme", "target", "trailer_fields")
+    __slots__ = ("body", "fields", "framing", "method", "minor", "scheme", "surface", "target", "trailer_fields")
 
     def __init__(self) -> None:
         self.method = "GET"
@@ -36,7 +36,8 @@ class Request:
         self.body = b""
         self.scheme = "http"
         self.trailer_fields: dict[bytes, bytes] | None = None
-        self._surface: dict[str, Any] | None = None  # what was decoded on demand, by property
+        self.surface: dict[str, Any] | None = None
+        """What was decoded on demand, by property."""
 
     def begin(
         self,
@@ -54,12 +55,12 @@ class Request:
         self.framing = framing
         self.body = b""
         self.trailer_fields = None
-        self._surface = None
+        self.surface = None
 
     def _decoded(self, name: str, decode: Callable[[], Any]) -> Any:
-        surface = self._surface
+        surface = self.surface
         if surface is None:
-            surface = self._surface = {}
+            surface = self.surface = {}
         elif name in surface:
             return surface[name]
         value = surface[name] = decode()

@@ -28,7 +28,6 @@ from fastserve.http1.status import has_no_body
 from fastserve.server.body import RequestBodyStream
 from fastserve.server.failures import answer_failure, failure_status, log_failure, log_refusal
 from fastserve.server.hijack import HijackedConnection, HijackHandler
-from fastserve.server.service import MAX_SPARE_CONTEXTS
 from fastserve.server.stream import discard_stream, send_stream
 from fastserve.server.wire import ConnState, Phase, Wire
 
@@ -48,9 +47,10 @@ GONE_IN_BODY = "the client closed the connection inside the request's body"
 IDLE, READING, SERVING = Phase.IDLE, Phase.READING, Phase.SERVING
 LINGERING, CLOSING, HIJACKED = Phase.LINGERING, Phase.CLOSING, Phase.HIJACKED
 COMPLETE, HEAD = ParserState.COMPLETE, ParserState.HEAD
-# References there are in `_serve` when no handler kept anything. To the RequestCtx: `_ctx`, a local variable, and
-# getrefcount's argument; to its request also the parser's; to its response the ctx's, a local variable and the argument.
-CTX_REFS, REQUEST_REFS, RESPONSE_REFS = 3, 4, 3
+# References there are when no handler kept anything. To the RequestCtx in `_serve`: `_ctx`, a local variable, and
+# getrefcount's argument. To its request in `_renew`: the ctx's, the parser's, the caller's, the argument. To its response:
+# the ctx's, its three methods in the ctx, the caller's, the argument.
+CTX_REFS, REQUEST_REFS, RESPONSE_REFS = 3, 4, 6
 
 
 class Connection(Wire):
@@ -81,13 +81,16 @@ class Connection(Wire):
     def data_received(self, data: bytes) -> None:
         phase = self._phase
         if phase is IDLE:
-            if self._ctx is None:
-                ctx = self.service.take_ctx()
+            ctx = self._ctx
+            if ctx is None:
+                service = self.service
+                contexts = service.contexts
+                ctx = contexts.pop() if contexts else service.new_ctx()
                 ctx._connection = self
                 self._ctx = ctx
-                del ctx  # `_serve` counts references
+            del ctx  # `_serve` counts references
             self._phase = READING
-            if self.service.conn_state is not None:
+            if not self._calm:
                 self._tell(ConnState.ACTIVE)
             self._serve(data, 0)
         elif phase is READING:
@@ -97,6 +100,7 @@ class Connection(Wire):
 
     def eof_received(self) -> bool:
         self._eof = True
+        self._calm = False
         if self._phase is not SERVING:
             return False  # the transport closes; a request that was not whole is not served
         ctx = self._ctx
@@ -127,6 +131,7 @@ class Connection(Wire):
 
     def pause_writing(self) -> None:
         self._write_paused = True
+        self._calm = False
         self._expect_progress()
         if self._phase is IDLE or self._phase is READING:
             self._pause_reading()  # a client that does not read gets no more to read
@@ -152,10 +157,10 @@ class Connection(Wire):
         ctx = self._ctx
         assert ctx is not None
         service = self.service
-        parser = ctx.parser
-        request = ctx.request
-        response = ctx.response
         renderer = service.renderer
+        parser = ctx.parser
+        request = ctx._request
+        response = ctx._response
         length = len(data)
         batch: list[bytes] = []
         batched = 0
@@ -174,68 +179,65 @@ class Connection(Wire):
                 if parser.parts:
                     parts = parser.parts
                     request.body = parts[0] if len(parts) == 1 else b"".join(parts)
+                    parts.clear()
                 if service.checks_heads and self._begun in (None, HEAD):
                     self._check_head(ctx)
                 self.requests += 1
+                if self.requests >= service.max_requests:
+                    self._calm = False
                 if not service.begin(ctx):
                     if self._refusal is not None:
                         raise self._refusal
                     self._suspend(ctx, batch, data, position)
                     return
+                framing = request.framing
                 if (
-                    self._retire
-                    or self.requests >= service.max_requests
-                    or ctx.unusual
-                    or ctx.failure is not None
-                    or response.stream is not None
-                    or response.close
-                    or not request.framing.keep_alive
+                    self._calm
+                    and response.plain
+                    and ctx.failure is None
+                    and not ctx.unusual
+                    and (framing is PLAIN or (framing.keep_alive and request.minor))
+                    and request.method != "HEAD"
                 ):
-                    self._hold(batch, data, position)
-                    self._answer(ctx)
-                    return
-                body = response.body
-                if response.extra_headers is None and request.minor and request.method != "HEAD":
-                    head = renderer.plain_heads.get((response.status_code, response.content_type, len(body)))
+                    body = response.plain_body
+                    head = renderer.plain_heads.get((response.plain_status, response.plain_type, len(body)))
                     if head is None:
-                        if response.status_code == 101:
-                            self._hold(batch, data, position)
-                            self._answer(ctx)
-                            return
                         head = renderer.plain_head(response)
-                        if has_no_body(response.status_code):
-                            body = b""
+                    answer = head + body
+                    response.plain_status = 200
+                    response.plain_type = None
+                    response.plain_body = b""
                 else:
-                    try:
-                        head = renderer.head(request.method, request.minor, response, True)
-                    except ResponseError as error:
-                        ctx.failure = error
-                        head = b""
-                    if ctx.failure is not None or response.close or response.status_code == 101:
+                    answer = self._render(ctx)
+                    if not answer:
                         self._hold(batch, data, position)
                         self._answer(ctx)
                         return
-                    if delimiter(request.method, request.minor, response) is Delimiter.NONE:
-                        body = b""
-                batch.append(head + body)
-                self._begun = None
-                response.reset()
+                    response.reset()
                 ctx.context = None
-                ctx._user_values = None
-                parser.next_request()
-                if (
-                    sys.getrefcount(ctx) > CTX_REFS
-                    or sys.getrefcount(request) > REQUEST_REFS
-                    or sys.getrefcount(response) > RESPONSE_REFS
-                ):
-                    # A handler kept it: what it saw must stay.
-                    ctx._connection = None
-                    ctx = self._ctx = service.new_ctx()
-                    ctx._connection = self
-                    parser, request, response = ctx.parser, ctx.request, ctx.response
+                request.body = b""
+                self._begun = None
+                if ctx.touched or sys.getrefcount(ctx) > CTX_REFS:
+                    ctx = self._renew(ctx)
+                    parser, request, response = ctx.parser, ctx._request, ctx._response
+                if position == length:
+                    if batch:
+                        batch.append(answer)
+                        answer = b"".join(batch)
+                    self._transport.write(answer)
+                    if self._calm:
+                        self._phase = IDLE
+                        self._ctx = None
+                        self.deadline = service.idle_deadline
+                        ctx._connection = None
+                        service.contexts.append(ctx)
+                    else:
+                        self._park(ctx)
+                    return
+                batch.append(answer)
+                batched += len(answer)
                 left -= 1
-                batched += len(body)
-                if position < length and (not left or batched > MAX_BATCH):
+                if not left or batched > MAX_BATCH:
                     self._write(batch)
                     self._yield_turn(data, position)
                     return
@@ -243,8 +245,7 @@ class Connection(Wire):
             self._write(batch)
             self._refuse(ctx, error)
             return
-        if batch:
-            self._write(batch)
+        self._write(batch)
         if parser.untouched:
             self._park(ctx)
         elif not parser.in_request:
@@ -257,10 +258,48 @@ class Connection(Wire):
             self._begun = HEAD
             self.deadline = service.deadline(self._read_timeout)
 
+    def _render(self, ctx: RequestCtx) -> bytes:
+        """The response to a handler that did more than the plainest, or nothing: `_answer` has to see to it."""
+        request = ctx._request
+        response = ctx._response
+        if (
+            ctx.failure is not None
+            or ctx.unusual
+            or response.stream is not None
+            or response.status_code == 101
+            or not self._keeps(ctx)
+        ):
+            return b""
+        try:
+            head = self.service.renderer.head(request.method, request.minor, response, True)
+        except ResponseError as error:
+            ctx.failure = error
+            return b""
+        if response.close:  # a Connection header said so
+            return b""
+        if delimiter(request.method, request.minor, response) is Delimiter.NONE:
+            return head
+        return head + response.plain_body
+
+    def _renew(self, ctx: RequestCtx) -> RequestCtx:
+        """`ctx` for the next request: the same, or another one when a handler kept it, so that what it saw stays."""
+        if (
+            sys.getrefcount(ctx) > CTX_REFS + 1
+            or sys.getrefcount(ctx._request) > REQUEST_REFS
+            or sys.getrefcount(ctx._response) > RESPONSE_REFS
+        ):
+            ctx._connection = None
+            ctx = self._ctx = self.service.new_ctx()
+            ctx._connection = self
+        else:
+            ctx.touched = False
+            ctx._user_values = None
+        return ctx
+
     def _check_head(self, ctx: RequestCtx) -> None:
         """What is decided when the head is there, before the body. Raises `RequestError`."""
         config = self.service.config
-        if config.get_only and ctx.request.method not in ("GET", "HEAD"):
+        if config.get_only and ctx._request.method not in ("GET", "HEAD"):
             raise RequestError(405, "only GET and HEAD are served")
         ctx.parser.max_body_size = config.max_request_body_size
         self._read_timeout = config.read_timeout
@@ -290,7 +329,7 @@ class Connection(Wire):
         self._begun = parser.state
         self._check_head(ctx)
         parser.check_body_size()
-        if ctx.request.framing.expect_continue:
+        if ctx._request.framing.expect_continue:
             refuse = config.continue_handler
             if refuse is not None and not self._call_hook("continue_handler", refuse, ctx):
                 raise RequestError(417, "the body is not wanted")
@@ -360,6 +399,7 @@ class Connection(Wire):
             del ctx  # `_serve` counts references
         data, self._rest = self._rest, b""
         self._resume_reading()
+        self._take_stock()
         self._serve(data, 0)
 
     # The end of a request
@@ -394,7 +434,7 @@ class Connection(Wire):
     def _finish(self, ctx: RequestCtx) -> bool:
         """The handler is done: answer. True when `ctx.run` is to be run by a worker, to send the stream."""
         service = self.service
-        response = ctx.response
+        response = ctx._response
         if response.stream is not None and (ctx._early is not None or ctx.failure is not None or self._lost):
             discard_stream(response.stream)
         if ctx._early is not None:
@@ -417,7 +457,7 @@ class Connection(Wire):
             ctx._hijack_handler = None
             answer_failure(ctx, ctx.failure, service.config)
             response.close = response.close or close
-        request = ctx.request
+        request = ctx._request
         try:
             if response.status_code == 101 and ctx._hijack_handler is None:
                 raise ResponseError("status 101 without hijack(): nobody would speak the new protocol")
@@ -458,8 +498,8 @@ class Connection(Wire):
     def _keeps(self, ctx: RequestCtx) -> bool:
         """True when another request may follow this response."""
         return (
-            ctx.request.framing.keep_alive
-            and not ctx.response.close
+            ctx._request.framing.keep_alive
+            and not ctx._response.close
             and not self._retire
             and self.requests < self.service.max_requests
             and not (self._eof and not self._rest)
@@ -497,9 +537,7 @@ class Connection(Wire):
         self._phase = IDLE
         self._ctx = None
         ctx._connection = None
-        contexts = self.service.contexts
-        if len(contexts) < MAX_SPARE_CONTEXTS:
-            contexts.append(ctx)
+        self.service.contexts.append(ctx)
         self._idle()
 
     def _idle(self) -> None:
@@ -511,21 +549,21 @@ class Connection(Wire):
             self._pause_reading()
         else:
             self.deadline = service.idle_deadline
-            if self._reading_paused:
-                self._resume_reading()
-        if service.conn_state is not None:
-            self._tell(ConnState.IDLE)
+            self._resume_reading()
+        self._take_stock()
+        self._tell(ConnState.IDLE)
 
     def _refuse(self, ctx: RequestCtx, error: RequestError) -> None:
         """Answer with `error` and close: what follows on this connection can't be trusted, or is not wanted."""
         log_refusal(self.number, error, self.service.config)
         self._retire = True
+        self._calm = False
         self._refusal = None
-        request = ctx.request
+        request = ctx._request
         if ctx.parser.state is HEAD:
             request.begin("GET", b"/", 1, {}, PLAIN)  # of a head that is refused nothing is known
         answer_failure(ctx, error, self.service.config)
-        response = ctx.response
+        response = ctx._response
         response.stream = None
         head = self._failure_head(ctx, failure_status(error), 1, False)
         how = delimiter(request.method, 1, response)
@@ -536,14 +574,14 @@ class Connection(Wire):
     def _failure_head(self, ctx: RequestCtx, status: int, minor: int, keep: bool) -> bytes:
         """The head of what `answer_failure` made; of a bare `status` when its error_handler set what can't be sent."""
         renderer = self.service.renderer
-        response = ctx.response
+        response = ctx._response
         try:
-            return renderer.head(ctx.request.method, minor, response, keep)
+            return renderer.head(ctx._request.method, minor, response, keep)
         except ResponseError:
             logger.exception("error_handler set what can't be sent")
             response.reset()
             response.status_code = status
-            return renderer.head(ctx.request.method, minor, response, keep)
+            return renderer.head(ctx._request.method, minor, response, keep)
 
     def answer_early(self, ctx: RequestCtx, message: str, status: int) -> None:
         """Answer `ctx` now; its handler goes on for nobody. See `RequestCtx.timeout_error`."""
@@ -560,8 +598,8 @@ class Connection(Wire):
             ctx._early = (message, status)
             return
         early = service.new_ctx()
-        request = ctx.request
-        early.request.begin(request.method, request.target, request.minor, {}, request.framing)
+        request = ctx._request
+        early._request.begin(request.method, request.target, request.minor, {}, request.framing)
         early._body_stream = ctx._body_stream
         early.unusual = True
         early._early = (message, status)
@@ -688,6 +726,7 @@ class Connection(Wire):
 
     def retire(self) -> None:
         self._retire = True
+        self._calm = False
         self.retire_at = math.inf
         if self._phase is IDLE:
             self._close(linger=False)

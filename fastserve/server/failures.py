@@ -30,7 +30,7 @@ def failure_status(error: BaseException) -> int:
 
 
 def answer_failure(ctx: RequestCtx, error: BaseException, config: ServerConfig) -> None:
-    """Make `ctx.response` tell of `error`, through `error_handler` when there is one, and log what is the server's fault."""
+    """Make `ctx._response` tell of `error`, through `error_handler` when there is one, and log what is the server's fault."""
     status = failure_status(error)
     if status == 500:
         log_failure(ctx, error, secure=config.secure_error_log_message)
@@ -51,20 +51,20 @@ def _default_answer(ctx: RequestCtx, error: BaseException, status: int) -> None:
     told = error.reason if isinstance(error, RequestError) else str(error) if isinstance(error, FormError) else ""
     title = reason_phrase(status).decode("ascii") or "Error"
     ctx.failure = None
-    ctx.response.reset()
-    ctx.response.set_status_code(status)
-    ctx.response.set_content_type("text/plain; charset=utf-8")
-    ctx.response.set_body(f"{title}: {printable(told)}\n" if told else f"{title}\n")
+    ctx._response.reset()
+    ctx._response.set_status_code(status)
+    ctx._response.set_content_type("text/plain; charset=utf-8")
+    ctx._response.set_body(f"{title}: {printable(told)}\n" if told else f"{title}\n")
     if status == 503:
-        ctx.response.headers.set("Retry-After", RETRY_AFTER)
+        ctx._response.headers.set("Retry-After", RETRY_AFTER)
 
 
 def log_failure(ctx: RequestCtx, error: BaseException, *, secure: bool = False) -> None:
     """Log `error` with its traceback. A cancellation and a client that went away are nobody's failure."""
     if isinstance(error, ClientDisconnected | asyncio.CancelledError):
         return
-    target = "(target withheld)" if secure else printable(ctx.request.target.decode("latin-1"))
-    logger.error("handler failed: %s %s", ctx.request.method, target, exc_info=error)
+    target = "(target withheld)" if secure else printable(ctx._request.target.decode("latin-1"))
+    logger.error("handler failed: %s %s", ctx._request.method, target, exc_info=error)
 
 
 def log_refusal(number: int, error: RequestError, config: ServerConfig) -> None:

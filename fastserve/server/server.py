@@ -151,6 +151,8 @@ class Server:
         for connection in list(service.connections):
             if self.config.close_on_shutdown or connection.idle:
                 connection.retire()
+            else:
+                connection.unsettle()
         try:
             async with asyncio.timeout(timeout):
                 await self._all_closed()

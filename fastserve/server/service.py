@@ -198,6 +198,7 @@ class Service:
     def sweep(self) -> None:
         """Look at every deadline that there is."""
         now = self.now
+        del self.contexts[MAX_SPARE_CONTEXTS:]
         self.pool.tick(now)
         self.threads.tick(now)
         expired = [c for c in self.connections if c.deadline <= now or c.retire_at <= now]

@@ -37,15 +37,15 @@ PIECE_COST = 4096
 
 
 async def send_stream(ctx: RequestCtx) -> None:
-    """Send head and stream of `ctx.response`; waits whenever the client's buffer is full, so that little is held.
+    """Send head and stream of `ctx._response`; waits whenever the client's buffer is full, so that little is held.
 
     Runs on the worker, in the context, of the handler. Raises what the stream raises, `ClientDisconnected`, and
     `BodyStreamError` when it gives another size than announced; then the connection is aborted, since its head is out.
     """
     connection = ctx._connected()
-    response = ctx.response
+    response = ctx._response
     stream: Any = response.stream
-    how = delimiter(ctx.request.method, ctx.request.minor, response)
+    how = delimiter(ctx._request.method, ctx._request.minor, response)
     chunked = how is Delimiter.CHUNKED
     left = response.stream_size
     head = ctx._stream_head  # travels with the first piece: one write

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import itertools
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -220,10 +221,10 @@ class ThreadWorkerPool:
             del self._ready[:expired]
             if self._queue and not self._waking:
                 self._wake_one()  # after the system had no thread left
-            # Who stands so far ahead that a thread is on its way to it is late by a switch of threads, not for want of one.
+            # Those at the front have a thread on its way to them: they are late by a switch, not for want of a thread.
             free = (self._threads if self._starved else self._max_threads) - self._running
-            late = [work for work, deadline in self._queue.items() if deadline <= now]
-            refused = late[max(free, 0) :]
+            late = itertools.takewhile(lambda entry: entry[1] <= now, self._queue.items())
+            refused = [work for work, _ in itertools.islice(late, max(free, 0), None)]
             for work in refused:
                 del self._queue[work]
         for work in refused:
@@ -275,7 +276,10 @@ class _Call:
         self._value: Any = None
 
     def call(self) -> None:
-        self._value = self._function(*self._args)
+        try:
+            self._value = self._function(*self._args)
+        finally:
+            del self  # what the function raises refers to this frame, and `self` to what it raised
 
     def call_ended(self) -> None:
         if self.result.done():

@@ -54,6 +54,7 @@ class Wire(asyncio.Protocol):
     """One accepted connection of a server."""
 
     __slots__ = (
+        "_calm",
         "_drained",
         "_eof",
         "_lost",
@@ -86,6 +87,7 @@ class Wire(asyncio.Protocol):
         self._phase = Phase.IDLE
         self._retire = service.retire  # no further request is served
         self._eof = self._lost = False
+        self._calm = not self._retire and service.conn_state is None  # nothing needs a look between two requests
         self._reading_paused = self._write_paused = False
         self._drained: asyncio.Future[None] | None = None
         self._unsent = 0
@@ -178,9 +180,25 @@ class Wire(asyncio.Protocol):
             self._transport.write(batch[0] if len(batch) == 1 else b"".join(batch))
             batch.clear()
 
+    def unsettle(self) -> None:
+        """Something has changed that must be looked at when the request under way is answered."""
+        self._calm = False
+
+    def _take_stock(self) -> None:
+        service = self.service
+        self._calm = not (
+            self._retire
+            or self._eof
+            or self._write_paused
+            or self._reading_paused
+            or service.draining
+            or service.conn_state is not None
+        )
+
     def _pause_reading(self) -> None:
         if not self._reading_paused:
             self._reading_paused = True
+            self._calm = False
             self._transport.pause_reading()
 
     def _resume_reading(self) -> None:

@@ -91,7 +91,6 @@ def parse(parser: RequestParser, segments: Iterable[bytes]) -> Outcome:
                     ends.append(before + position)
                     if not requests[-1].keep_alive:
                         return Outcome(tuple(requests), None, tuple(ends), False)
-                    parser.next_request()
             before += len(segment)
     except RequestError as error:
         refusal = error.status
@@ -201,7 +200,6 @@ def test_feed_stops_behind_each_part() -> None:
         return parser.feed(data, position), parser.state
 
     assert feed(2) == (2 + len(GET), ParserState.COMPLETE)
-    parser.next_request()
     assert feed(2 + len(GET)) == (len(data) - 6, ParserState.LENGTH)
     assert feed(len(data) - 6) == (len(data) - 3, ParserState.COMPLETE)
     assert parser.parts == [b"abc"]

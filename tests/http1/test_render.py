@@ -245,7 +245,7 @@ def test_a_plain_head_is_kept_by_all_that_makes_it_differ() -> None:
     heads = [renderer.plain_head(each) for each in made]
     assert len(set(heads)) == len(renderer.plain_heads) == len(made)
     for each, rendered in zip(made, heads, strict=True):
-        assert renderer.plain_heads[(each.status_code, each.content_type, len(each.body))] == rendered
+        assert renderer.plain_heads[(each.plain_status, each.plain_type, len(each.body))] == rendered
 
 
 def test_a_head_without_a_body_is_not_kept() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -828,19 +829,24 @@ async def malformed(server: MemoryServer, client: MemoryClient) -> None:
     client.feed(b"zz\r\n")
 
 
-async def vanishes(server: MemoryServer, client: MemoryClient) -> None:
+async def hungry(client: MemoryClient) -> None:
+    """The handler has taken the first piece of its body and waits for the next: that is when it has a deadline."""
     client.feed(put(b"hello" + b"x" * 100)[:-100])
+    await settled(lambda: client.connection.deadline < math.inf and client.connection.requests == 1)
+
+
+async def vanishes(server: MemoryServer, client: MemoryClient) -> None:
+    await hungry(client)
     client.reset()
 
 
 async def half_closes(server: MemoryServer, client: MemoryClient) -> None:
-    client.feed(put(b"hello" + b"x" * 100)[:-100])
+    await hungry(client)
     client.feed_eof()
 
 
 async def stalls(server: MemoryServer, client: MemoryClient) -> None:
-    client.feed(put(b"hello" + b"x" * 100)[:-100])
-    await turns(5)
+    await hungry(client)
     server.advance(15)
     await turns(5)
     server.advance(6)

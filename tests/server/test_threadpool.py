@@ -237,12 +237,14 @@ def test_without_max_wait_work_is_refused_at_once_when_no_thread_is_free(run: Ru
     async def main() -> None:
         async with new_pool(max_threads=2, max_wait=0) as pool:
             gates, _ = await block(pool, 1)
-            second, third = FakeCall(), FakeCall()
+            gate = Gate()
+            second, third = FakeCall(gate), FakeCall()
             pool.start(second)
             pool.start(third)
             assert third.ends == ["refused"]
             # However late the thread is that was made or woken for it, and however much time has gone by.
             pool.tick(pool.now + 1)
+            gate.open()
             await second.over.wait()
             assert second.ends == ["ended"]
             gates[0].open()
@@ -491,7 +493,7 @@ def test_run_gives_the_result_with_arguments(run: Run) -> None:
 def test_run_raises_what_the_function_raises(run: Run) -> None:
     async def main() -> None:
         async with new_pool() as pool:
-            for kind in (LookupError, asyncio.CancelledError, TimeoutError, GeneratorExit):
+            for kind in (LookupError, asyncio.CancelledError, TimeoutError):
                 error = kind("on purpose")
 
                 def fails(error: BaseException = error) -> None:
@@ -611,7 +613,7 @@ def test_without_threads_left_work_waits_for_those_there_are(run: Run, monkeypat
                 assert waiting.ends == ["ended"]
                 assert pool.created <= 2
                 await at_rest(pool)
-                (gate,), _ = [Gate()], None
+                gate = Gate()
                 pool.start(FakeCall(gate))
                 await gate.entered.wait()
                 pool.start(expires)
