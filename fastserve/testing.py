@@ -72,9 +72,14 @@ class MemoryTransport(asyncio.Transport):
         self.changed.set()
         if self._paused and len(self.buffered) <= self._high_water // 4:
             self._paused = False
-            self._protocol.resume_writing()
+            # Not from here: what goes on may enter a worker as the current task, and the test's own task is that now.
+            self._loop.call_soon(self._resume_writing)
         if self._closing and not self.buffered:
             self._lose(None)
+
+    def _resume_writing(self) -> None:
+        if not self.closed:
+            self._protocol.resume_writing()
 
     def _lose(self, error: Exception | None) -> None:
         if not self.closed:

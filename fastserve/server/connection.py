@@ -327,7 +327,8 @@ class Connection(Wire):
         config = service.config
         parser = ctx.parser
         self._begun = parser.state
-        self._check_head(ctx)
+        if service.checks_heads:
+            self._check_head(ctx)
         parser.check_body_size()
         if ctx._request.framing.expect_continue:
             refuse = config.continue_handler
