@@ -512,6 +512,9 @@ class Connection(Wire):
         body_stream = ctx._body_stream
         unread = bool(self._rest) or (body_stream is not None and not body_stream.complete)
         self._forget(ctx)
+        if keep and not unread and ctx.parser.untouched:
+            # Not now: whoever called still holds it.
+            self.service.loop.call_soon(self.service.recycle, ctx)
         self._begun = None
         if not keep:
             self._close(linger=unread)
@@ -524,7 +527,7 @@ class Connection(Wire):
             self._idle()
 
     def _forget(self, ctx: RequestCtx) -> None:
-        """`ctx` is not this connection's any more. It is not used again either: somebody may hold it."""
+        """`ctx` is not this connection's any more; its worker, or whoever it gave it to, may still hold it."""
         ctx._connection = None
         if ctx._body_stream is not None:
             # Whoever still reads it must not wait for bytes that nobody will bring.

@@ -84,6 +84,21 @@ class RequestCtx:
         self._stream_head = b""
         self._user_values: dict[Any, Any] | None = None
 
+    def reset(self, run: Callable[[RequestCtx], Awaitable[Any]]) -> None:
+        """Forget request and response, and what was set beside them."""
+        self._request.body = b""
+        self._response.reset()
+        self.run = run
+        self.context = None
+        self.failure = None
+        self.touched = self.unusual = False
+        self._arrived = None
+        self._hijack_handler = None
+        self._early = None
+        self._body_stream = None
+        self._stream_head = b""
+        self._user_values = None
+
     @property
     def request(self) -> Request:
         """Method, target, headers, body."""

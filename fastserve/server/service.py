@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -30,6 +31,9 @@ logger = logging.getLogger("fastserve")
 
 MAX_SPARE_CONTEXTS = 256
 """RequestCtx with their parsers kept for the next requests; a few KB each."""
+# References there are in `recycle` when nobody kept anything. To the request: the ctx's, the parser's, getrefcount's.
+# To the response: the ctx's, its three methods in the ctx, getrefcount's.
+REQUEST_REFS, RESPONSE_REFS = 3, 5
 MAX_TICK = 0.5
 MIN_TICK = 0.01
 
@@ -128,6 +132,9 @@ class Service:
         """For a shutdown that waits for their handlers."""
         self._tick_interval = _tick_interval(config)
         self._timer: asyncio.TimerHandle | None = None
+        self._callback_refs = 0
+        """References that an argument of a callback has, on this loop, when it is nobody else's."""
+        loop.call_soon(self._count_refs, object())
         self.now = self.idle_deadline = 0.0
         self.set_time()
 
@@ -169,6 +176,19 @@ class Service:
             request, self.memory, config.max_header_size, config.max_header_count, config.max_request_body_size
         )
         return RequestCtx(request, parser, self._run)
+
+    def _count_refs(self, probe: object) -> None:
+        self._callback_refs = sys.getrefcount(probe)
+
+    def recycle(self, ctx: RequestCtx) -> None:
+        """Keep `ctx` for another request, unless a handler kept it. To be called by the loop, with `call_soon`."""
+        if (
+            sys.getrefcount(ctx) <= self._callback_refs
+            and sys.getrefcount(ctx._request) <= REQUEST_REFS
+            and sys.getrefcount(ctx._response) <= RESPONSE_REFS
+        ):
+            ctx.reset(self._run)
+            self.contexts.append(ctx)
 
     # Time
 

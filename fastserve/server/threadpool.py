@@ -154,12 +154,20 @@ class ThreadWorkerPool:
                     self._empty.set()
 
     def _run(self, thread: _Thread) -> None:
+        work: ThreadWork | None = None
         woken = True
-        while True:
-            work: ThreadWork | None = None
+        ends = False
+        while not ends:
+            post = False
             with self._lock:
                 if woken:
                     self._waking = woken = False
+                if work is not None:
+                    self._running -= 1
+                    # Append first, look second; `_deliver` resets first, empties second: nothing stays behind.
+                    self._ended.append(work)
+                    work = None
+                    post, self._posted = not self._posted, True
                 if self._queue:
                     work, _ = self._queue.popitem(last=False)
                     self._running += 1
@@ -167,30 +175,29 @@ class ThreadWorkerPool:
                         self._wake_one()
                 elif self.closed or thread.retired:
                     self._threads -= 1
-                    break
+                    ends = True
                 else:
+                    # Before the loop hears of the end: it may have the next work, and must find this thread ready.
                     thread.idle_since = self.now
                     self._ready.append(thread)
-            if work is None:
+            if post:
+                self._call_loop(self._deliver)
+            if work is not None:
+                self._call(work)
+            elif not ends:
                 thread.wake.acquire()
                 woken = not thread.retired
-                continue
-            context = work.context
-            if context is None:
-                context = work.context = self.base_context.copy()
-            try:
-                context.run(work.call)
-            except BaseException as error:
-                work.failure = error
-            with self._lock:
-                self._running -= 1
-                # Append first, look second; `_deliver` resets first, empties second: nothing stays behind.
-                self._ended.append(work)
-                posted, self._posted = self._posted, True
-            del work, context
-            if not posted:
-                self._call_loop(self._deliver)
         self._call_loop(self._thread_ended)
+
+    def _call(self, work: ThreadWork) -> None:
+        context = work.context
+        if context is None:
+            context = work.context = self.base_context.copy()
+        try:
+            context.run(work.call)
+        except BaseException as error:
+            work.failure = error
+            del work  # the error refers to this frame
 
     def _call_loop(self, callback: Callable[[], None]) -> None:
         try:

@@ -1,6 +1,6 @@
-"""Handlers whose outcome depends on the task they run in: each is run in a task and in a worker, and must not tell them apart.
+"""Handlers whose outcome depends on the task they run in. Each returns or raises what it could observe.
 
-Each returns or raises what it could observe.
+In a worker it must be what it is in an ordinary task.
 """
 
 from __future__ import annotations

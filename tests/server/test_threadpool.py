@@ -137,7 +137,7 @@ def test_the_thread_that_finished_last_is_woken_first(run: Run) -> None:
     async def main() -> None:
         async with new_pool(max_threads=3) as pool:
             gates, works = await block(pool, 3)
-            for place, (gate, work) in enumerate(zip(gates, works, strict=True), 1):
+            for place, gate in enumerate(gates, 1):
                 gate.open()
                 await until(lambda place=place: pool.ready == place)  # type: ignore[misc]
             last_first = [work.thread for work in reversed(works)]
@@ -320,14 +320,14 @@ def test_work_that_comes_while_the_only_thread_is_being_reaped_is_served(run: Ru
     run(main())
 
 
-def test_quick_works_one_after_another_use_one_or_two_threads(run: Run) -> None:
+def test_works_one_after_another_use_one_thread(run: Run) -> None:
     async def main() -> None:
         async with new_pool(max_threads=64) as pool:
             for _ in range(100):
                 work = FakeCall()
                 pool.start(work)
                 await work.over.wait()
-            assert 1 <= pool.created <= 2
+            assert pool.created == 1  # it is ready again before the loop hears of the end
 
     run(main())
 

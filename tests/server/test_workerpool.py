@@ -974,7 +974,7 @@ class Model:
         self.pool = new_pool(concurrency, max_wait)
         self.works: list[ModelWork] = []
         self.queued: list[ModelWork] = []
-        self.begun: list[ModelWork] = []
+        self.assigned: list[ModelWork] = []
         self.now = self.pool.now
 
     def apply(self, operation: tuple[Any, ...]) -> None:
@@ -1045,7 +1045,8 @@ class Model:
         for work in self.works:
             assert len(work.ends) <= 1  # invariant 4
             assert not work.faults, work.faults
-        order = [work for work in self.begun if work in self.queued]
+        # Who gets a worker of his own first may begin a turn later than who gets one that is awake.
+        order = [work for work in self.assigned if work in self.queued]
         assert order == sorted(order, key=self.queued.index)  # invariant 3
 
     async def end(self) -> None:
@@ -1066,8 +1067,8 @@ class Model:
 
 class ModelWork(FakeWork):
     def __init__(self, model: Model, kind: str) -> None:
-        super().__init__(self._first, second=self._again if "again" in kind else None)
         self.model = model
+        super().__init__(self._first, second=self._again if "again" in kind else None)
         self.kind = kind
         self.gate: asyncio.Future[None] | None = None
         self.deadline = 0.0
@@ -1075,12 +1076,16 @@ class ModelWork(FakeWork):
         self.may_be_cancelled = "cancels itself" in kind
         self.faults: list[str] = []
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "worker" and value is not None and self not in self.model.assigned:
+            self.model.assigned.append(self)
+        super().__setattr__(name, value)
+
     def _expect(self, what: bool, fault: str) -> None:
         if not what:
             self.faults.append(f"{self.kind}: {fault}")
 
     async def _first(self, work: FakeWork) -> None:
-        self.model.begun.append(self)
         self._expect(VAR.get(None) is None, "met a foreign context variable")
         self._expect(me().cancelling() == 0, "met a foreign cancellation")
         VAR.set(self)

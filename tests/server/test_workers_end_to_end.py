@@ -198,7 +198,7 @@ def test_steady_state_creates_no_task_per_request_or_connection(run: Run, handle
             assert made == []
             assert server.service.pool.created == created
             assert created == (0 if handler is blocking else 1)
-            assert server.service.threads.created <= 2
+            assert server.service.threads.created == (1 if handler in (uses_a_thread, blocking) else 0)
             await turns()
             assert_at_rest(server.service)
         asyncio.get_running_loop().set_task_factory(None)
@@ -575,7 +575,7 @@ def test_ctx_that_nobody_keeps_is_used_again(run: Run) -> None:
 
         async with serving(handler) as server, clients(server, 2) as both:
             service = server.service
-            await both[0].get("/warm-up")  # its worker is new: it was not done in place
+            await both[0].get("/warm-up")  # its worker is new: it is not done in place
             made = 0
             new_ctx = service.new_ctx
 
@@ -594,7 +594,7 @@ def test_ctx_that_nobody_keeps_is_used_again(run: Run) -> None:
             assert [(await both[0].read())[2] for _ in range(3)] == [b"/5", b"/6", b"/7"]
             assert seen == [spare] * 7
             assert list(map(id, service.contexts)) == [spare]
-            assert made == 1
+            assert made <= 1
 
     run(main())
 
@@ -841,7 +841,7 @@ def test_one_blocked_def_handler_does_not_delay_other_connections(run: Run) -> N
     run(main())
 
 
-def test_quick_def_handlers_of_one_connection_use_one_or_two_threads(run: Run) -> None:
+def test_quick_def_handlers_of_one_connection_use_one_thread(run: Run) -> None:
     async def main() -> None:
         threads = set()
 
@@ -851,7 +851,7 @@ def test_quick_def_handlers_of_one_connection_use_one_or_two_threads(run: Run) -
         async with serving(handler) as server, clients(server, 1) as (client,):
             for _ in range(100):
                 await client.get()
-            assert 1 <= len(threads) <= server.service.threads.created <= 2
+            assert len(threads) == server.service.threads.created == 1
 
     run(main())
 
