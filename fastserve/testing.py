@@ -14,6 +14,7 @@ sweeps the deadlines.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -166,6 +167,7 @@ class MemoryClient:
         self.transport = transport
         self._service = service
         self._loop = service.loop
+        self._sent: deque[bytes | None] = deque()  # what the server has not read yet; None is the end
         transport.open(self.connection)
 
     def feed(self, data: bytes, *, byte_by_byte: bool = False) -> None:
@@ -173,23 +175,27 @@ class MemoryClient:
 
         While the server does not read, what is sent waits as it would in the kernel.
         """
-        pieces = [data[i : i + 1] for i in range(len(data))] if byte_by_byte else [data]
+        self._sent += [data[i : i + 1] for i in range(len(data))] if byte_by_byte else [data]
         # Not called from here: a worker is entered as the current task, and the test's own task is that now.
-        self._loop.call_soon(self._deliver, pieces, False)
+        self._loop.call_soon(self._deliver)
 
     def feed_eof(self) -> None:
         """Close the sending side, after what was fed."""
-        self._loop.call_soon(self._deliver, [], True)
+        self._sent.append(None)
+        self._loop.call_soon(self._deliver)
 
-    def _deliver(self, pieces: list[bytes], eof: bool) -> None:
+    def _deliver(self) -> None:
         transport = self.transport
-        while pieces and not transport.closed:
+        while self._sent and not transport.closed:
             if not transport.reading:
-                self._loop.call_soon(self._deliver, pieces, eof)
+                self._loop.call_soon(self._deliver)
                 return
-            self.transport.get_protocol().data_received(pieces.pop(0))  # type: ignore[attr-defined]
-        if eof and not transport.closed and not self.transport.get_protocol().eof_received():  # type: ignore[attr-defined]
-            transport.close()
+            data = self._sent.popleft()
+            protocol: Any = transport.get_protocol()
+            if data is not None:
+                protocol.data_received(data)
+            elif not protocol.eof_received():
+                transport.close()
 
     def reset(self) -> None:
         """Vanish, as a client whose process was killed."""

@@ -20,15 +20,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from httptools import HttpRequestParser
 
-from fastserve import RequestCtx, Server
+from handlers import async_handler, plain_handler
+
+from fastserve import Server
 from fastserve.server.connection import Connection
 
-FEW, MANY = 200, 1200
+FEW, MANY = 160, 800
 
 GET = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n"
 BROWSER = (
@@ -47,20 +48,16 @@ CASES = {"get": (GET, 1), "browser": (BROWSER, 1), "post": (POST, 1), "pipeline"
 """Bytes of one segment, and requests in it."""
 
 
-async def async_handler(ctx: RequestCtx) -> None:
-    ctx.set_content_type("text/plain")
-    ctx.set_body(b"hello")
-
-
-def inline_handler(ctx: RequestCtx) -> None:
-    ctx.set_content_type("text/plain")
-    ctx.set_body(b"hello")
-
-
 class NullTransport(asyncio.Transport):
     """Takes everything and keeps nothing."""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        pass
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
         pass
 
     def close(self) -> None:
@@ -107,7 +104,7 @@ async def serve(handler: str, data: bytes, segments: int) -> None:
         receive = Floor(transport).data_received
         warm = 0
     else:
-        server = Server(inline_handler if handler == "inline" else async_handler, inline=handler == "inline")
+        server = Server(plain_handler if handler == "inline" else async_handler, inline=handler == "inline")
         server.start_in_memory()
         server.service.stop_clock()
         connection = Connection(server.service)
@@ -135,7 +132,7 @@ def count(handler: str, case: str, requests: int) -> int:
             "valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out",
             sys.executable, __file__, "--child", handler, case, str(requests),
         ]  # fmt: skip
-        env = dict(os.environ, PYTHONHASHSEED="0", PYTHONPATH=str(Path(__file__).parent.parent))
+        env = dict(os.environ, PYTHONHASHSEED="0")
         result = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
     found = re.search(r"Collected\s*:\s*(\d+)", result.stderr)
     if result.returncode or found is None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from fastserve.errors import RequestError
-from fastserve.http1.fields import is_host, printable
+from fastserve.http1.fields import is_field_name, is_host, printable
 
 __all__ = [
     "FRAMING_NAMES",
@@ -109,7 +109,8 @@ def read_request_line(line: bytes) -> RequestLine:
         raise RequestError(400, "the request line does not end in an HTTP version")
     method = METHODS.get(method_token)
     if method is None:
-        raise RequestError(501, f"method {printable(method_token.decode('latin-1'))} is not served")
+        name = method_token.decode("latin-1")
+        raise RequestError(501 if is_field_name(name) else 400, f"method {printable(name)} is not served")
     authority = None
     if target[0] != 0x2F:
         if target == b"*":

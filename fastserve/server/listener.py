@@ -141,6 +141,8 @@ def _remove_stale(path: str) -> None:
 
 
 def _bind_tcp(host: str | None, port: int, reuse_port: bool) -> list[socket.socket]:
+    if not 0 <= port <= 65535:  # getaddrinfo takes the rest of the division
+        raise ListenError(errno.EINVAL, f"can't listen on port {port}: takes 0 to 65535")
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, OverflowError, UnicodeError) as error:

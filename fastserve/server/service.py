@@ -17,6 +17,7 @@ from fastserve.http1.render import ResponseRenderer
 from fastserve.http1.request import Request
 from fastserve.server.config import ServerConfig
 from fastserve.server.ctx import RequestCtx
+from fastserve.server.memory import SurgeWatch
 from fastserve.server.threadpool import ThreadWorkerPool
 from fastserve.server.workerpool import WorkerPool
 
@@ -89,14 +90,14 @@ class Service:
         self.pool = WorkerPool(
             loop,
             concurrency=config.concurrency,
-            max_worker_wait=config.max_worker_wait,
+            max_worker_wait=_in_ticks(config.max_worker_wait, config),
             max_idle_worker_duration=config.max_idle_worker_duration,
         )
         self.threads = ThreadWorkerPool(
             loop,
             max_threads=config.threads,
             concurrency=config.concurrency,
-            max_wait=config.max_thread_wait,
+            max_wait=_in_ticks(config.max_thread_wait, config),
             max_idle_worker_duration=config.max_idle_worker_duration,
         )
         self.begin: Callable[[RequestCtx], bool] = {
@@ -126,6 +127,7 @@ class Service:
         """True: connections close when they are idle."""
         self.numbered = 0
         self.memory = HeadMemory()
+        self._surge = SurgeWatch()
         self.on_connection_closed: Callable[[Wire], None] | None = None
         """For the listener, which counts connections."""
         self.on_hijacked_ended: Callable[[], None] | None = None
@@ -219,6 +221,9 @@ class Service:
         """Look at every deadline that there is."""
         now = self.now
         del self.contexts[MAX_SPARE_CONTEXTS:]
+        if self._surge.tick(len(self.connections)):
+            self.connections = set(self.connections)  # a set keeps the table of its largest size
+            self._surge.release()
         self.pool.tick(now)
         self.threads.tick(now)
         expired = [c for c in self.connections if c.deadline <= now or c.retire_at <= now]
@@ -243,6 +248,11 @@ class Service:
         self.hijacked.discard(task)
         if self.on_hijacked_ended is not None:
             self.on_hijacked_ended()
+
+
+def _in_ticks(wait: float, config: ServerConfig) -> float:
+    """`wait` for a pool, whose clock is up to a tick old: never early. 0 stays 0, which is not to wait at all."""
+    return wait + _tick_interval(config) if wait else 0.0
 
 
 def _tick_interval(config: ServerConfig) -> float:

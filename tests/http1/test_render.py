@@ -227,7 +227,7 @@ def test_the_date_is_made_once_a_second() -> None:
     assert b"\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n" in renderer.plain_head(made)  # RFC 9110 5.6.7
 
 
-@pytest.mark.parametrize("status", [200, 404, 204, 304])
+@pytest.mark.parametrize("status", [200, 404, 599])
 @pytest.mark.parametrize("body", [b"", b"hello"])
 def test_a_plain_head_is_the_head(status: int, body: bytes) -> None:
     renderer = new_renderer()
@@ -248,11 +248,17 @@ def test_a_plain_head_is_kept_by_all_that_makes_it_differ() -> None:
         assert renderer.plain_heads[(each.plain_status, each.plain_type, len(each.body))] == rendered
 
 
-def test_a_head_without_a_body_is_not_kept() -> None:
-    renderer = new_renderer()
-    for status in (204, 304):
-        renderer.plain_head(response(status, b"x"))
-    assert renderer.plain_heads == {}
+def test_what_is_plain_may_come_from_the_kept_heads() -> None:
+    assert response(200, b"x").plain
+    assert response(404).plain
+    # The body follows a kept head at once, and nothing else is in it.
+    for status in (101, 204, 304):
+        assert not response(status, b"x").plain
+    assert not response(200, b"x", ("X", "y")).plain
+    assert not streamed().plain
+    closing = response(200, b"x")
+    closing.close = True
+    assert not closing.plain
 
 
 def test_kept_heads_are_bounded() -> None:

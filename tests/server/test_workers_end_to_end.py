@@ -406,6 +406,25 @@ def test_request_that_waited_too_long_gets_503(run: Run) -> None:
     run(main())
 
 
+def test_waiting_request_is_not_refused_early_for_having_come_between_two_ticks(run: Run) -> None:
+    async def main() -> None:
+        handler, gate, _ = gated()
+        async with MemoryServer(handler, concurrency=1, max_worker_wait=5) as server:
+            first, second = server.connect(), server.connect()
+            first.feed(get("/first"))
+            second.feed(get("/second"))
+            await turns()
+            server.advance(5.4)  # 0.45 s of it had gone by since the last tick when the request came
+            await turns()
+            assert server.service.pool.waiting == 1
+            server.advance(0.1)
+            assert (await second.read_response()).status == 503
+            gate.set()
+            assert (await first.read_response()).status == 200
+
+    run(main())
+
+
 def test_waiting_request_whose_client_has_gone_is_not_run(run: Run) -> None:
     async def main() -> None:
         handler, gate, entered = gated()
@@ -600,8 +619,9 @@ def test_ctx_that_nobody_keeps_is_used_again(run: Run) -> None:
 
 
 @pytest.mark.parametrize("part", ["ctx", "request", "response", "task"])
+@pytest.mark.parametrize("how", ["in place", "waits", "thread"])
 @pytest.mark.parametrize("pipelined", [False, True])
-def test_what_a_handler_keeps_keeps_what_it_saw(run: Run, part: str, pipelined: bool) -> None:
+def test_what_a_handler_keeps_keeps_what_it_saw(run: Run, part: str, how: str, pipelined: bool) -> None:
     async def main() -> None:
         kept: list[Any] = []
         tasks: list[asyncio.Task[None]] = []
@@ -611,16 +631,26 @@ def test_what_a_handler_keeps_keeps_what_it_saw(run: Run, part: str, pipelined: 
             await release.wait()
             kept.append(ctx)
 
-        async def handler(ctx: RequestCtx) -> None:
+        loop = asyncio.get_running_loop()
+
+        def handle(ctx: RequestCtx) -> None:
             ctx.set_status_code(230 + int(ctx.path[1:]))
             ctx.set_user_value("path", ctx.path)
             ctx.set_body(ctx.path)
             if part == "task":
-                tasks.append(asyncio.create_task(later(ctx)))
+                loop.call_soon_threadsafe(lambda: tasks.append(loop.create_task(later(ctx))))
             else:
                 kept.append(ctx if part == "ctx" else getattr(ctx, part))
 
-        async with serving(handler) as server, clients(server, 1) as (client,):
+        async def handle_on_loop(ctx: RequestCtx) -> None:
+            if how == "waits":
+                await asyncio.sleep(0)
+            handle(ctx)
+
+        async with (
+            serving(handle if how == "thread" else handle_on_loop) as server,
+            clients(server, 1) as (client,),
+        ):
             if pipelined:
                 await client.send(b"".join(get(f"/{n}?q={n}") for n in range(5)))
             for n in range(5):
@@ -628,14 +658,28 @@ def test_what_a_handler_keeps_keeps_what_it_saw(run: Run, part: str, pipelined: 
                     await client.send(get(f"/{n}?q={n}"))
                 status, _, body = await client.read()
                 assert (status, body) == (230 + n, b"/%d" % n)
+            await until(lambda: len(tasks) + len(kept) == 5)
             release.set()
             await asyncio.gather(*tasks)
             assert len({id(thing) for thing in kept}) == 5
-            for n, thing in enumerate(kept):
-                if part == "response":
-                    continue  # it was sent; that it is nobody else's is what counts
-                assert thing.path == f"/{n}"
-                assert thing.query_args.get("q") == str(n)
+            if part != "response":  # that was sent; that it is nobody else's is what counts
+                assert sorted(thing.path for thing in kept) == [f"/{n}" for n in range(5)]
+                assert all(thing.path == "/" + thing.query_args.get("q") for thing in kept)
+
+    run(main())
+
+
+@pytest.mark.parametrize("handler", [yields, waits, blocking])
+def test_ctx_of_a_handler_that_waited_is_used_again_too(run: Run, handler: Callable[[RequestCtx], Any]) -> None:
+    async def main() -> None:
+        async with serving(handler) as server, clients(server, 1) as (client,):
+            await client.get()
+            await turns()
+            (spare,) = map(id, server.service.contexts)
+            for _ in range(5):
+                await client.get()
+                await turns()
+                assert list(map(id, server.service.contexts)) == [spare]
 
     run(main())
 
