@@ -187,7 +187,7 @@ class MemoryClient:
     def _deliver(self) -> None:
         transport = self.transport
         while self._sent and not transport.closed:
-            if not transport.reading:
+            if not transport.reading and self._sent[0] is not None:
                 self._loop.call_soon(self._deliver)
                 return
             data = self._sent.popleft()
@@ -219,9 +219,13 @@ class MemoryClient:
         return self._take(len(transport.received))
 
     async def read_response(self, *, head: bool = False) -> MemoryResponse:
-        """The next response; with `head`, that to a HEAD request. Not `complete` when the connection closed in its middle."""
+        """The next response; with `head`, that to a HEAD request. Not `complete` when the connection closed in its middle,
+        `status` 0 when it closed before.
+        """
         response = MemoryResponse()
         block = await self.read_until(b"\r\n\r\n")
+        if not block.endswith(b"\r\n\r\n"):
+            return response  # the connection closed before there was a head
         parser = HttpResponseParser(_ResponseCallbacks(response))
         parser.feed_data(block)
         response.status = parser.get_status_code()

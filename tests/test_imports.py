@@ -1,4 +1,4 @@
-"""The arrows of the house: which part of the package may import which. Read from the source, not from what happens to be loaded."""
+"""The arrows of the house: which part may import which. Read from the source, not from what happens to be loaded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ INPUT_OUTPUT = frozenset({"asyncio", "socket", "socketserver", "selectors", "sel
 
 
 def imported(source: str, module: str) -> Iterator[str]:
-    """Every module that `source` imports anywhere, by absolute name; `module` is its own (``a.b``, or ``a.b.__init__``)."""
+    """Every module that `source` imports anywhere, by absolute name; its own is `module` (as ``a.b.__init__``)."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -132,7 +132,10 @@ def test_a_violation_is_found(module: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("fastserve.http1.parser", "import re, enum\nfrom fastserve.errors import RequestError\nfrom .head import PLAIN"),
+        (
+            "fastserve.http1.parser",
+            "import re, enum\nfrom fastserve.errors import RequestError\nfrom .head import PLAIN",
+        ),
         ("fastserve.http1.parser", "from . import head\nfrom .. import errors"),
         ("fastserve.server.server", "import asyncio, socket\nfrom fastserve.http1.request import Request"),
         ("fastserve.adapters.asgi", "from fastserve.server.ctx import RequestCtx"),

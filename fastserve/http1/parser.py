@@ -41,6 +41,9 @@ SLASH, HASH = b"/#"
 # What is more, is extensions (RFC 9112 7.1.1) and trailers.
 CHUNK_OVERHEAD = 8
 
+# Pieces of a body held before they become one: a piece of two bytes costs fifty, and a client chooses their size.
+MAX_SMALL_PARTS = 1024
+
 # Names that say nothing of framing, in spellings that clients really send: a head with no other name than these and Host
 # needs no closer look. A name that is not here is looked at, and learned when it is harmless, up to LEARNED_NAMES.
 LEARNED_NAMES = 1000
@@ -127,6 +130,7 @@ class RequestParser:
         "_feed",
         "_memory",
         "_open",
+        "_packed",
         "_partial",
         "_received",
         "_remaining",
@@ -163,6 +167,7 @@ class RequestParser:
         self._tail = b""  # the last three bytes of a chunked body so far
         self._wire = 0  # bytes of a chunked body so far, framing included
         self._received = 0  # bytes of body in `parts`, ever
+        self._packed = 0  # how many of `parts` are made of many
 
     def _new_feed(self) -> Callable[[bytes | memoryview], None]:
         callbacks = SimpleNamespace(
@@ -368,11 +373,18 @@ class RequestParser:
         end = min(len(data), start + self._remaining)
         self._feed_syntax(data if end - start == len(data) else memoryview(data)[start:end])
         self._remaining -= end - start
+        if len(self.parts) - self._packed > MAX_SMALL_PARTS:
+            self._pack()
         if not self._remaining:
             if self._open:
                 raise RequestError(400, "the body does not end where its Content-Length says")
             self.state = COMPLETE
+            self._packed = 0
         return end
+
+    def _pack(self) -> None:
+        self.parts[self._packed :] = [b"".join(self.parts[self._packed :])]
+        self._packed += 1
 
     def _feed_chunked(self, data: bytes, start: int) -> int:
         # The message can end only behind a CRLFCRLF, which may straddle the segments.
@@ -391,6 +403,8 @@ class RequestParser:
         self._received += sum(map(len, parts[known:]))
         if self._received > self.max_body_size:
             raise self._body_too_large()
+        if len(parts) - self._packed > MAX_SMALL_PARTS:
+            self._pack()
         # Each call may see the end of one chunk more than it has parts of.
         framing_bytes = self._wire - self._received
         if (
@@ -408,4 +422,5 @@ class RequestParser:
                 # llhttp takes a trailer for a header: after 'Connection: close' it would refuse the next request.
                 self._feed = self._new_feed()
             self.state = COMPLETE
+            self._packed = 0
         return end

@@ -252,6 +252,8 @@ class Connection(Wire):
             # Blank lines: no request has begun, but they count, and this parser has seen them.
             self._phase = IDLE
             self._idle()
+        elif self._eof:
+            self._close(linger=False)  # the end of a request will not come any more
         elif parser.state is not HEAD:
             self.deadline = service.deadline(self._read_timeout)
         elif self._begun is None:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -241,8 +242,16 @@ class Server:
                 self.hurry()
             return await drain
 
-        with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
-            return runner.run(main())
+        # Loops leave a handler of their own behind, or the default one, and not what was there before.
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
+                return runner.run(main())
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                for number, handler in before.items():
+                    if handler is not None:  # None is one that C code installed
+                        signal.signal(number, handler)
 
     def hurry(self) -> None:
         """Cut what a `shutdown` under way waits for."""

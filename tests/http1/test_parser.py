@@ -19,6 +19,7 @@ from fastserve.http1.parser import (
     LEARNED_LENGTH,
     LEARNED_LENGTHS,
     LEARNED_NAMES,
+    MAX_SMALL_PARTS,
     HeadMemory,
     ParserState,
     RequestParser,
@@ -626,6 +627,25 @@ def test_one_byte_chunks_are_not_taken_for_extensions() -> None:
     for parse_data in (whole, byte_by_byte):
         outcome = parse_data(data, max_header_size=128)
         assert [len(request.body) for request in outcome.requests] == [5000, 0]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_of_many_small_pieces_is_held_in_few(chunked: bool) -> None:
+    parser = new_parser()
+    count = 3 * MAX_SMALL_PARTS
+    pieces = [b"%c%c" % (i % 256, i % 251) for i in range(count)]
+    if chunked:
+        segments = [CHUNKED, *(b"2\r\n" + piece + b"\r\n" for piece in pieces), b"0\r\n\r\n"]
+    else:
+        segments = [b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (2 * count), *pieces]
+    for _ in range(2):
+        for segment in segments:
+            position = 0
+            while position < len(segment):
+                position = parser.feed(segment, position)
+            assert len(parser.parts) <= MAX_SMALL_PARTS + 3
+        assert parser.state is ParserState.COMPLETE
+        assert b"".join(parser.parts) == b"".join(pieces)
 
 
 def test_trailer_count() -> None:

@@ -1282,25 +1282,29 @@ def test_also_nothing_is_served_behind_a_close_of_the_handler(run: Run) -> None:
     run(main())
 
 
-def test_also_parsers_go_from_one_connection_to_another_unharmed(run: Run) -> None:
+@pytest.mark.parametrize("waits", [False, True])
+def test_also_parsers_go_from_one_connection_to_another_unharmed(run: Run, waits: bool) -> None:
     # Whatever one client sends and however it ends, the next one's first request is parsed afresh.
+    async def handler(ctx: RequestCtx) -> None:
+        if waits:
+            await asyncio.sleep(0)
+        ctx.set_body(ctx.request.target)
+
     async def main() -> None:
-        handler = Recorder()
         async with MemoryServer(handler, **LIMITS) as server:
-            for _ in range(2):
-                for case in CASES:
-                    client = server.connect()
-                    client.feed(GOOD)
-                    await client.read_response()
-                    client.feed(case.data)
-                    await settled()
-                    other = server.connect()
-                    other.feed(GOOD)
-                    assert (await other.read_response()).body == b"served /good", case.name
-                    client.feed_eof()
-                    other.feed_eof()
-                    await client.closed()
-                    await other.closed()
+            for case in CASES:
+                client = server.connect()
+                client.feed(GOOD)
+                await client.read_response()
+                client.feed(case.data)
+                await settled()
+                other = server.connect()
+                other.feed(GOOD)
+                assert (await other.read_response()).body == b"/good", case.name
+                client.feed_eof()
+                other.feed_eof()
+                await client.closed()
+                await other.closed()
 
     run(main())
 

@@ -121,7 +121,8 @@ def test_a_body_of_another_type_is_no_form(run: Run) -> None:
 
 MULTIPART = (
     b'--XX\r\nContent-Disposition: form-data; name="title"\r\n\r\nA b\r\n'
-    b'--XX\r\nContent-Disposition: form-data; name="file"; filename="../x.txt"\r\nContent-Type: text/csv\r\n\r\n1,2\r\n\r\n'
+    b'--XX\r\nContent-Disposition: form-data; name="file"; filename="../x.txt"\r\n'
+    b"Content-Type: text/csv\r\n\r\n1,2\r\n\r\n"
     b'--XX\r\nContent-Disposition: form-data; name="file"; filename="y.bin"\r\n\r\n\x00\xff\r\n--XX--\r\n'
 )
 
@@ -378,7 +379,11 @@ def test_defaults_can_be_left_out(run: Run) -> None:
     async def handler(ctx: RequestCtx) -> None:
         ctx.set_body("x")
 
-    options = {"no_default_server_header": True, "no_default_date": True, "no_default_content_type": True}
+    options: dict[str, Any] = {
+        "no_default_server_header": True,
+        "no_default_date": True,
+        "no_default_content_type": True,
+    }
     assert answer(run, handler, **options).fields == [(b"Content-Length", b"1")]
     assert answer(run, handler, name="my server").headers["Server"] == "my server"
 
@@ -428,7 +433,7 @@ def test_str_is_utf_8(run: Run) -> None:
         ctx.set_body("\u20ac")
         ctx.write("\u00e9")
         ctx.write(b"\xff")
-        ctx.write(bytearray(b"!"))
+        ctx.write(bytearray(b"!"))  # type: ignore[arg-type]
 
     response = answer(run, handler)
     assert response.body == "\u20ac\u00e9".encode() + b"\xff!"

@@ -28,7 +28,7 @@ PATIENCE = 10.0
 
 async def settled(check: Callable[[], bool]) -> None:
     """Turns of the loop until `check` is true: for what happens in a few turns and has no event of its own."""
-    while not check():
+    while not check():  # noqa: ASYNC110
         await asyncio.sleep(0)
 
 
@@ -208,7 +208,7 @@ def test_error_handler_writes_the_answer(run: Run, caplog: Logs) -> None:
             assert response.headers["Connection"] == "close"
 
     run(main())
-    assert [str(error) for error in seen][0] == "secret cause"
+    assert str(seen[0]) == "secret cause"
     assert lines(caplog) == ["handler failed: GET /"]
 
 
@@ -360,9 +360,12 @@ def _raise(*args: Any) -> Any:
         ("continue_handler", POST.replace(b"Host", b"Expect: 100-continue\r\nHost")),
     ],
 )
-def test_a_hook_that_raises_is_a_500_and_a_log_line(run: Run, hook: str, data: bytes, stream: bool, caplog: Logs) -> None:
+def test_a_hook_that_raises_is_a_500_and_a_log_line(
+    run: Run, hook: str, data: bytes, stream: bool, caplog: Logs
+) -> None:
     async def main() -> None:
-        async with MemoryServer(fine, stream_request_body=stream, **{hook: _raise}) as server:
+        options: dict[str, Any] = {hook: _raise}
+        async with MemoryServer(fine, stream_request_body=stream, **options) as server:
             client = server.connect()
             client.feed(data)
             response = await client.read_response()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -25,7 +26,7 @@ PATIENCE = 10.0
 
 async def settled(check: Callable[[], bool]) -> None:
     """Turns of the loop until `check` is true: for what happens in a few turns and has no event of its own."""
-    while not check():
+    while not check():  # noqa: ASYNC110
         await asyncio.sleep(0)
 
 
@@ -381,9 +382,8 @@ def test_shutdown_cuts_hijacked_connections(run: Run, caplog: pytest.LogCaptureF
             await reader.readuntil(b"\r\n\r\n")
             report = await server.shutdown(timeout=0)
             assert report.cut == 1
-            with pytest.raises(ConnectionError):  # aborted: what was cut must not look whole
-                if await reader.read() == b"":
-                    raise ConnectionError
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
             writer.close()
 
     run(main())

@@ -36,7 +36,7 @@ PATIENCE = 20.0
 
 async def settled(check: Callable[[], bool]) -> None:
     """Turns of the loop until `check` is true: for what happens in a few turns and has no event of its own."""
-    while not check():
+    while not check():  # noqa: ASYNC110
         await asyncio.sleep(0)
 
 
@@ -518,19 +518,18 @@ def test_server_thread_serves_once() -> None:
     assert server.shutdown().clean  # never started
     with pytest.raises(FastserveError, match="not started"):
         server.port  # noqa: B018
-    with server:
-        with pytest.raises(FastserveError, match="started already"):
-            server.start()
+    with server, pytest.raises(FastserveError, match="started already"):
+        server.start()
     with pytest.raises(FastserveError, match="started already"):
         server.start()
 
 
 def test_server_thread_answers_what_is_in_flight() -> None:
-    begun, go = threading.Event(), threading.Event()
+    begun = threading.Event()
 
-    def handler(ctx: RequestCtx) -> None:
+    async def handler(ctx: RequestCtx) -> None:
         begun.set()
-        assert go.wait(PATIENCE)
+        await ctx.done.wait()
         ctx.set_body("done")
 
     server = ServerThread(handler)
@@ -540,7 +539,6 @@ def test_server_thread_answers_what_is_in_flight() -> None:
         assert begun.wait(PATIENCE)
         stopping = threading.Thread(target=server.shutdown)
         stopping.start()
-        go.set()
         received = b""
         while data := client.recv(4096):
             received += data
@@ -619,12 +617,15 @@ print(report.cut, report.threads_left, flush=True)
 
 
 @pytest.mark.parametrize("loop", list(FACTORIES))
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.parametrize(("number", "signals"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
 def test_run_until_a_signal(loop: str, number: signal.Signals, signals: int) -> None:
     environment = os.environ | {"PYTHONPATH": ROOT}
     with subprocess.Popen(
-        [sys.executable, "-c", RUNNING, loop], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", RUNNING, loop],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
     ) as child:
         try:
             assert child.stdout is not None

@@ -143,7 +143,7 @@ def test_3_lingering_ends_when_the_client_does_not_close(run: Run) -> None:
 # 4: a client that does not read
 
 
-@pytest.mark.parametrize("body", [100, 20_000, 300_000])
+@pytest.mark.parametrize("body", [1_000, 300_000])
 @pytest.mark.parametrize("at_once", [False, True])
 def test_4_responses_that_nobody_reads_are_bounded_and_then_cut(run: Run, body: int, at_once: bool) -> None:
     async def main() -> None:
@@ -207,10 +207,10 @@ def test_4_a_client_that_reads_slowly_gets_everything(run: Run) -> None:
         async with Watched(handler) as watched:
             with client_socket(64 * 1024) as client:
                 await connect(client, watched)
-                await send(client, GOOD * 20 + GOOD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+                await send(client, GOOD * 8 + GOOD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
                 response = await receive_all(client)
-            assert response.count(b"HTTP/1.1 200 OK\r\n") == 21
-            assert response.count(body) == 21
+            assert response.count(b"HTTP/1.1 200 OK\r\n") == 9
+            assert response.count(body) == 9
 
     run(main())
 

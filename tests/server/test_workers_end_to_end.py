@@ -565,17 +565,23 @@ def test_context_of_a_request_does_not_stay_with_its_connection(run: Run) -> Non
             await asyncio.sleep(0.01)  # the body is held up meanwhile: that is the subject
             async for piece in ctx.request_body_stream:
                 size += len(piece)
+                if size == first:
+                    all_but_the_end.set()
             ctx.set_body(str(size))
 
-        size = 3_000_000
-        body = bytes(size)
+        first = 3_000_000
+        all_but_the_end = asyncio.Event()
         async with (
             serving(handler, stream_request_body=True, header_received=header_received) as server,
             clients(server, 1) as (client,),
         ):
             for _ in range(2):
-                await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size + body)
-                assert (await client.read())[2] == b"%d" % size
+                all_but_the_end.clear()
+                await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (first + 3))
+                await client.send(bytes(first))
+                await all_but_the_end.wait()
+                await client.send(b"end")
+                assert (await client.read())[2] == b"%d" % (first + 3)
             await turns()
             assert seen == [None, None]
             gc.collect()
