@@ -79,7 +79,9 @@ def measure(command: list[str], connections: int) -> None:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
     print(f"at the start          {start / 1024:9.0f} KiB")
-    print(f"{connections:6} connections    {open_ / 1024:9.0f} KiB   {(open_ - start) / connections / 1024:.2f} KiB each")
+    print(
+        f"{connections:6} connections    {open_ / 1024:9.0f} KiB   {(open_ - start) / connections / 1024:.2f} KiB each"
+    )
     print(f"after they closed     {closed / 1024:9.0f} KiB   {closed / start:.2f} x the start")
 
 
@@ -97,7 +99,17 @@ def main() -> None:
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)
     measure(
         arguments.command
-        or [sys.executable, "-m", "fastserve", "run", "handlers:async_handler", "--port", "{port}", "--log-level", "error"],
+        or [
+            sys.executable,
+            "-m",
+            "fastserve",
+            "run",
+            "handlers:async_handler",
+            "--port",
+            "{port}",
+            "--log-level",
+            "error",
+        ],
         arguments.connections,
     )
 

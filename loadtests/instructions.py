@@ -22,9 +22,8 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from httptools import HttpRequestParser
-
 from handlers import async_handler, plain_handler
+from httptools import HttpRequestParser
 
 from fastserve import Server
 from fastserve.server.connection import Connection

@@ -167,11 +167,7 @@ def run(
     report = Server(handler, config, inline=inline).run(
         **where, loop=loop, shutdown_timeout=shutdown_timeout, on_started=announce
     )
-    if report.clean:
-        return 0
-    left = [(report.cut, "request", "cut off"), (report.threads_left, "thread", "still in a handler")]
-    _say("stopped; " + ", ".join(f"{n} {noun}{_were(n)} {what}" for n, noun, what in left if n))
-    return _CUT
+    return 0 if report.clean else _CUT  # the server has logged what was cut
 
 
 def _show_version(ctx: click.Context, wanted: bool) -> None:
@@ -220,10 +216,6 @@ def _log_to_stderr(level: str) -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logger.addHandler(handler)
-
-
-def _were(number: int) -> str:
-    return " was" if number == 1 else "s were"
 
 
 def _say(text: str) -> None:

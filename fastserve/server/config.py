@@ -176,7 +176,8 @@ class ServerConfig:
         "`error` is a RequestError with .status, or what the handler raised. The default is a short text/plain body."
     )
     header_received: Callable[[RequestCtx], RequestConfig | None] | None = _hook(
-        "Called as (ctx) when a request's head is there, before its body is read; may return a RequestConfig with limits for this request."
+        "Called as (ctx) when a request's head is there, before its body is read; may return a RequestConfig "
+        "with limits for this request."
     )
     continue_handler: Callable[[RequestCtx], bool] | None = _hook(
         "Called as (ctx) for 'Expect: 100-continue'; False refuses the body with 417 and closes."

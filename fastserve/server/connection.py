@@ -24,7 +24,6 @@ from fastserve.errors import BodyStreamError, ClientDisconnected, RequestError, 
 from fastserve.http1.head import PLAIN
 from fastserve.http1.parser import ParserState
 from fastserve.http1.render import CONTINUE, Delimiter, delimiter
-from fastserve.http1.status import has_no_body
 from fastserve.server.body import RequestBodyStream
 from fastserve.server.failures import answer_failure, failure_status, log_failure, log_refusal
 from fastserve.server.hijack import HijackedConnection, HijackHandler

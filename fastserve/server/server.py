@@ -34,10 +34,21 @@ class ShutdownReport:
     """Requests that were not answered, or not to their end."""
     threads_left: int = 0
     """Threads that are still inside a `def` handler. They end with the process."""
+    workers_left: int = 0
+    """Tasks whose `async def` handler was cancelled and went on."""
+
+    def __str__(self) -> str:
+        left = [
+            (self.cut, "request", "cut off"),
+            (self.threads_left, "thread", "still in a handler"),
+            (self.workers_left, "handler", "deaf to its cancellation"),
+        ]
+        said = [f"{n} {noun}{' was' if n == 1 else 's were'} {what}" for n, noun, what in left if n]
+        return ", ".join(said) or "nothing was cut off"
 
     @property
     def clean(self) -> bool:
-        return not self.cut and not self.threads_left
+        return not (self.cut or self.threads_left or self.workers_left)
 
 
 class Server:
@@ -165,7 +176,7 @@ class Server:
         cut += len(service.hijacked)
         if service.hijacked:
             await asyncio.wait(service.hijacked)
-        await service.pool.close()
+        workers_left = await service.pool.close()
         threads_left = await service.threads.close(0 if cut else 1.0)
         # Transports close at the loop's next turns; whoever closes the loop after us must not find them open.
         while service.connections or (self._listener is not None and self._listener.open):
@@ -173,9 +184,9 @@ class Server:
             await self._connection_closed.wait()
         service.stop_clock()
         self._state = "stopped"
-        report = ShutdownReport(cut, threads_left)
+        report = ShutdownReport(cut, threads_left, workers_left)
         if not report.clean:
-            logger.warning("shut down: %d requests cut, %d threads still in a handler", cut, threads_left)
+            logger.warning("stopped; %s", report)
         return report
 
     async def _all_closed(self) -> None:

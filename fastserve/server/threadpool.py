@@ -250,7 +250,7 @@ class ThreadWorkerPool:
             del call  # an exception refers to this frame, and `call` to the exception
 
     async def close(self, timeout: float) -> int:
-        """Refuse what waits, end every idle thread, wait `timeout` seconds for the busy ones; return how many are left in a call."""
+        """Refuse what waits, end idle threads, wait `timeout` seconds for busy ones; return how many are left in a call."""
         self.closed = True
         with self._lock:
             refused = list(self._queue)

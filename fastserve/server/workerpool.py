@@ -36,6 +36,9 @@ __all__ = ["Work", "Worker", "WorkerPool"]
 # What `next(steps, DONE)` gives when the coroutine has returned: no StopIteration is made, which costs as much as all the rest.
 DONE: Any = object()
 
+CANCEL_TIMEOUT = 5.0
+"""Seconds that a cancelled handler has to clean up."""
+
 # From 3.13 on, uncancel() takes back a cancellation that was not delivered yet.
 UNCANCEL_WITHDRAWS = sys.version_info >= (3, 13)
 
@@ -241,7 +244,7 @@ class WorkerPool:
         return len(self._queue)
 
     def start(self, work: Work) -> bool:
-        """Begin `work`. True: it has ended already, see `work.failure`. False: it is under way, `work.ended()` or `refused()` follows.
+        """Begin `work`. True: it has ended already, see `work.failure`. False: `work.ended()` or `refused()` follows.
 
         Not to be called while a task is current. Raises `WorkerPoolClosed`.
         """
@@ -347,8 +350,11 @@ class WorkerPool:
             work, _ = self._queue.popitem(last=False)
             work.refused()
 
-    async def close(self) -> None:
-        """Refuse what waits, cancel what is under way, end every worker, and wait for that."""
+    async def close(self, timeout: float = CANCEL_TIMEOUT) -> int:
+        """Refuse what waits, cancel what is under way, end every worker, and wait `timeout` seconds for that.
+
+        Returns how many are left: those whose handler caught its cancellation and went on.
+        """
         self.closed = True
         while self._queue:
             work, _ = self._queue.popitem(last=False)
@@ -360,4 +366,5 @@ class WorkerPool:
         for worker in self._all.difference(ready):
             worker.cancel()
         if self.tasks:
-            await asyncio.wait(self.tasks)
+            await asyncio.wait(self.tasks, timeout=timeout)
+        return len(self.tasks)

@@ -892,7 +892,9 @@ def test_4_a_blank_line_behind_a_request_is_no_new_request(run: Run, end: bytes)
 
 
 @pytest.mark.parametrize("waits", [False, True])
-def test_4_a_client_that_does_not_read_gets_no_more_to_read(run: Run, waits: bool) -> None:
+@pytest.mark.parametrize("shift", [0, 1, len(GOOD) - 1])
+def test_4_a_client_that_does_not_read_gets_no_more_to_read(run: Run, shift: int, waits: bool) -> None:
+    # Each segment ends `shift` bytes into the next request.
     body = b"x" * 10_000
 
     async def handler(ctx: RequestCtx) -> None:
@@ -904,13 +906,15 @@ def test_4_a_client_that_does_not_read_gets_no_more_to_read(run: Run, waits: boo
         async with MemoryServer(handler) as server:
             client = server.connect(high_water=50_000)
             client.transport.take(0)
+            client.feed(GOOD[:shift])
             for _ in range(100):
-                client.feed(GOOD)
+                client.feed(GOOD[shift:] + GOOD[:shift])
                 await settled()
             assert len(client.transport.buffered) < 100_000
             client.transport.take(None)
             for _ in range(100):
                 assert (await client.read_response()).body == body
+            await settled()
             assert client.transport.reading
 
     run(main())

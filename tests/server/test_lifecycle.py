@@ -321,7 +321,7 @@ def test_after_the_timeout_what_is_left_is_cut_and_reported(run: Run, caplog: Lo
             assert server.service.pool.workers == 0
 
     run(main())
-    assert [r.getMessage() for r in caplog.records] == ["shut down: 3 requests cut, 0 threads still in a handler"]
+    assert [r.getMessage() for r in caplog.records] == ["stopped; 3 requests were cut off"]
 
 
 def test_a_client_that_does_not_read_is_cut(run: Run, caplog: Logs) -> None:
@@ -655,4 +655,4 @@ def test_run_until_a_signal(loop: str, number: signal.Signals, signals: int) -> 
         assert log == ""
     else:
         assert received == b""
-        assert log == "shut down: 1 requests cut, 0 threads still in a handler\n"
+        assert log == "stopped; 1 request was cut off\n"
