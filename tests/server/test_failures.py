@@ -584,7 +584,7 @@ def test_real_resets(run: Run, caplog: Logs) -> None:
             assert not server.service.connections
 
     run(main())
-    assert not [line for line in lines(caplog) if not line.startswith("shut down")]
+    assert not [line for line in lines(caplog) if not line.startswith("stopped;")]
 
 
 @pytest.mark.parametrize("sends", [b"", b"GET / HT"])
