@@ -21,8 +21,6 @@ import time
 from pathlib import Path
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-SETTLE = 2.0
-"""Seconds for timers to run: several ticks of the server's clock."""
 
 
 def resident(pid: int) -> int:
@@ -59,21 +57,21 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     raise SystemExit("idle_memory.py: error: the server did not start")
 
 
-def measure(command: list[str], connections: int) -> None:
+def measure(command: list[str], connections: int, settle: float) -> None:
     port = free_port()
     process = subprocess.Popen([part.replace("{port}", str(port)) for part in command])
     try:
         wait_for(port, process)
         for _ in range(200):  # the allocator's own first needs
             connect(port).close()
-        time.sleep(SETTLE)
+        time.sleep(settle)
         start = resident(process.pid)
         held = [connect(port) for _ in range(connections)]
-        time.sleep(SETTLE)
+        time.sleep(settle)
         open_ = resident(process.pid)
         for sock in held:
             sock.close()
-        time.sleep(SETTLE)
+        time.sleep(settle)
         closed = resident(process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
@@ -88,6 +86,9 @@ def measure(command: list[str], connections: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--connections", type=int, default=9000)
+    parser.add_argument(
+        "--settle", type=float, default=2.0, help="seconds for timers to run: several ticks of the server"
+    )
     parser.add_argument("command", nargs="*", help="a server's command with {port}; default: fastserve")
     arguments = parser.parse_args()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -111,6 +112,7 @@ def main() -> None:
             "error",
         ],
         arguments.connections,
+        arguments.settle,
     )
 
 

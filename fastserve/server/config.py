@@ -61,7 +61,7 @@ class ServerConfig:
     concurrency: int = _option(
         4096,
         "Most requests served at once. One more gets 503. Raise it for handlers that wait long (long polling); "
-        "4096 waiting handlers are about 20 MB.",
+        "4096 handlers that wait, with their connections, are about 30 MB.",
         least=1,
     )
     max_worker_wait: float = _option(

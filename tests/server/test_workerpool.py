@@ -890,7 +890,7 @@ def test_close_ends_every_task_and_refuses_what_waits(run: Run) -> None:
         await turns()
         unborn, waiting = FakeWork(cleans_up), FakeWork(quick)
 
-        def start_both() -> asyncio.Task[None]:
+        def start_both() -> asyncio.Task[int]:
             start_now(pool, unborn)
             start_now(pool, waiting)
             return asyncio.get_running_loop().create_task(pool.close())
