@@ -389,6 +389,24 @@ def test_shutdown_cuts_hijacked_connections(run: Run, caplog: pytest.LogCaptureF
     run(main())
 
 
+def test_shutdown_does_not_wait_for_a_peer_that_does_not_read(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    async def floods(connection: HijackedConnection) -> None:
+        await connection.write(b"x" * 200_000)
+
+    async def main() -> None:
+        async with MemoryServer(hijacking(floods)) as server:
+            client = server.connect()
+            client.transport.take(0)
+            client.feed(GET)
+            await settled(lambda: len(client.transport.buffered) > 200_000)
+            await turns()
+            async with asyncio.timeout(PATIENCE):  # less than the write_timeout, which would end it too
+                assert (await server.shutdown(timeout=0)).cut == 1
+            assert client.transport.closed
+
+    run(main())
+
+
 def test_shutdown_in_the_very_turn_of_the_hijack(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     stopping: list[asyncio.Task[ShutdownReport]] = []
 
