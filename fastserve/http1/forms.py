@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass, field
 
@@ -181,6 +182,10 @@ def _parse_multipart(boundary: bytes, body: bytes, max_fields: int, max_files: i
         from python_multipart.exceptions import FormParserError
     except ImportError as error:
         raise FormError("multipart/form-data needs python-multipart: pip install 'fastserve[forms]'") from error
+    their_logger = logging.getLogger("python_multipart")
+    if their_logger.level == logging.NOTSET:
+        # It warns of each malformed form, and so lets clients write the log; FormError says the same to who asked.
+        their_logger.setLevel(logging.ERROR)
 
     parts = _Parts(max_fields, max_files, max_part_header_size)
     try:

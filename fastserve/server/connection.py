@@ -430,7 +430,13 @@ class Connection(Wire):
 
     def _answer(self, ctx: RequestCtx) -> None:
         """`_finish`, from outside a worker."""
-        if self._finish(ctx) and self.service.pool.start(ctx):
+        if not self._finish(ctx):
+            return
+        if self.service.pool.closed:  # a thread's handler ended while the server was being cut off
+            discard_stream(ctx._response.stream)
+            self._forget(ctx)
+            self._transport.abort()
+        elif self.service.pool.start(ctx):
             self._stream_ended(ctx)
 
     def _finish(self, ctx: RequestCtx) -> bool:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fastserve.http1.parser import RequestParser
     from fastserve.server.connection import Connection
     from fastserve.server.hijack import HijackHandler
+    from fastserve.server.service import Service
     from fastserve.server.workerpool import Worker
 
 __all__ = ["RequestCtx"]
@@ -45,6 +46,7 @@ class RequestCtx:
         "_hijack_handler",
         "_request",
         "_response",
+        "_service",
         "_stream_head",
         "_user_values",
         "context",
@@ -59,7 +61,14 @@ class RequestCtx:
         "worker",
     )
 
-    def __init__(self, request: Request, parser: RequestParser, run: Callable[[RequestCtx], Awaitable[Any]]) -> None:
+    def __init__(
+        self,
+        service: Service,
+        request: Request,
+        parser: RequestParser,
+        run: Callable[[RequestCtx], Awaitable[Any]],
+    ) -> None:
+        self._service = service
         self._request = request
         self._response = response = Response()
         # The three that nearly every handler calls are the response's own methods: one call instead of two.
@@ -266,7 +275,7 @@ class RequestCtx:
     @property
     def done(self) -> asyncio.Event:
         """Set when the server begins to shut down: long handlers end soon then."""
-        return self._connected().service.done
+        return self._service.done
 
     # Values that travel with the request
 
@@ -357,12 +366,12 @@ class RequestCtx:
 
     def run_in_thread(self, function: Callable[..., Any], *args: Any) -> Awaitable[Any]:
         """Await ``function(*args)`` on one of the server's threads: for calls that block, in an `async def` handler."""
-        return self._connected().service.threads.run(function, *args)
+        return self._service.threads.run(function, *args)
 
     # For the worker pools (`Work` and `ThreadWork`)
 
     def call(self) -> None:
-        self._connected().service.call(self)
+        self._service.call(self)
 
     def call_ended(self) -> None:
         if self._connection is not None:

@@ -18,6 +18,7 @@ from fastserve.server.config import ServerConfig
 from fastserve.server.listener import Listener, open_sockets
 from fastserve.server.service import Handler, Service, handler_kind
 from fastserve.server.wire import Wire
+from fastserve.server.workerpool import CANCEL_TIMEOUT
 
 __all__ = ["SHUTDOWN_TIMEOUT", "Server", "ShutdownReport", "loop_factory"]
 
@@ -175,7 +176,7 @@ class Server:
             task.cancel()
         cut += len(service.hijacked)
         if service.hijacked:
-            await asyncio.wait(service.hijacked)
+            await asyncio.wait(service.hijacked, timeout=CANCEL_TIMEOUT)
         workers_left = await service.pool.close()
         threads_left = await service.threads.close(0 if cut else 1.0)
         # Transports close at the loop's next turns; whoever closes the loop after us must not find them open.

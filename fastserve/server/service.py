@@ -177,7 +177,7 @@ class Service:
         parser = RequestParser(
             request, self.memory, config.max_header_size, config.max_header_count, config.max_request_body_size
         )
-        return RequestCtx(request, parser, self._run)
+        return RequestCtx(self, request, parser, self._run)
 
     def _count_refs(self, probe: object) -> None:
         self._callback_refs = sys.getrefcount(probe)

@@ -20,6 +20,7 @@ import pytest
 import fastserve
 from fastserve.errors import ConfigError, FastserveError, ListenError
 from fastserve.server.ctx import RequestCtx
+from fastserve.server.hijack import HijackedConnection
 from fastserve.server.server import Server, ShutdownReport, loop_factory
 from fastserve.server.thread import ServerThread
 from fastserve.testing import MemoryServer
@@ -656,3 +657,53 @@ def test_run_until_a_signal(loop: str, number: signal.Signals, signals: int) -> 
     else:
         assert received == b""
         assert log == "stopped; 1 request was cut off\n"
+
+
+def test_a_handler_that_was_answered_early_still_hears_of_the_shutdown(run: Run) -> None:
+    heard = []
+
+    async def handler(ctx: RequestCtx) -> None:
+        ctx.timeout_error()
+        await ctx.done.wait()
+        heard.append(ctx.done.is_set())
+
+    async def main() -> None:
+        async with MemoryServer(handler) as server:
+            client = server.connect()
+            client.feed(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (await client.read_response()).status == 408
+            await server.shutdown()
+        assert heard == [True]
+
+    run(main())
+
+
+def test_a_hijack_that_is_deaf_to_its_cancellation_does_not_hold_the_shutdown(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastserve.server.server.CANCEL_TIMEOUT", 0.01)
+
+    async def main() -> None:
+        release = asyncio.Event()
+        ended = asyncio.Event()
+
+        async def deaf(connection: HijackedConnection) -> None:
+            while not release.is_set():
+                try:
+                    await release.wait()
+                except asyncio.CancelledError:
+                    pass
+            ended.set()
+
+        async def handler(ctx: RequestCtx) -> None:
+            ctx.hijack(deaf)
+
+        async with MemoryServer(handler) as server:
+            client = server.connect()
+            client.feed(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            await client.read_response()
+            assert (await server.shutdown(timeout=0)).cut == 1
+            release.set()
+            await ended.wait()
+
+    run(main())
