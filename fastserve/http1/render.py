@@ -105,15 +105,17 @@ class ResponseRenderer:
         elif response.stream_size >= 0:
             length = response.stream_size
         lines = [self._common(response, length)]
+        own_length = False
         extra = response.extra_headers
         switching = response.status_code == 101
         if extra is not None:
             for name, value in extra.raw:
                 lower = name.lower()
                 if lower in _server_owned and not (switching and lower == b"connection"):
-                    if lower == b"content-length" and method == "HEAD" and not response.body:
+                    if lower == b"content-length" and method == "HEAD" and not (response.body or own_length):
                         # A handler that answers HEAD itself may say how long GET's body is (RFC 9110 9.3.2).
                         lines[0] = self._common(response, None)
+                        own_length = True
                     elif lower == b"connection":
                         response.close = response.close or b"close" in value.lower()
                         continue
@@ -122,7 +124,10 @@ class ResponseRenderer:
                             f"header {name.decode('latin-1')} is written by the server: set the body, or its stream"
                         )
                 lines.append(b"%b: %b\r\n" % (name, value))
-        if how is Delimiter.CHUNKED or (method == "HEAD" and length is None and minor):
+        # To HEAD what GET would be told, but never with a length, nor in a 204 (RFC 9112 6.1, 6.2).
+        if how is Delimiter.CHUNKED or (
+            method == "HEAD" and length is None and minor and not own_length and not has_no_body(response.status_code)
+        ):
             lines.append(b"Transfer-Encoding: chunked\r\n")
         if not switching:
             if not keep_alive or response.close or how is Delimiter.CLOSE:

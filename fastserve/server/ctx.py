@@ -18,6 +18,7 @@ from fastserve.http1.response import BodyStream, Response, encode_body
 from fastserve.http1.uri import URI
 from fastserve.server.body import RequestBodyStream
 from fastserve.server.failures import log_failure
+from fastserve.server.stream import discard_stream, send_stream
 
 if TYPE_CHECKING:
     import asyncio
@@ -352,6 +353,9 @@ class RequestCtx:
 
         As fasthttp's TimeoutError. The connection serves its next request; the handler's worker stays busy until it returns.
         """
+        probe = Response()  # refuse here what can't be sent: nobody would answer when it fails later
+        probe.set_status_code(status)
+        probe.set_body(message)
         self._connected().answer_early(self, message, status)
 
     def hijack(self, handler: HijackHandler) -> None:
@@ -376,12 +380,16 @@ class RequestCtx:
     def call_ended(self) -> None:
         if self._connection is not None:
             self._connection.call_ended(self)
-        elif self.failure is not None:
+            return
+        discard_stream(self._response.stream)
+        if self.failure is not None:
             log_failure(self, self.failure)
 
     def ended(self) -> bool:
         if self._connection is not None:
             return self._connection.ended(self)
+        if self.run is not send_stream:  # which closes its stream itself
+            discard_stream(self._response.stream)
         if self.failure is not None:
             log_failure(self, self.failure)
         return False

@@ -157,7 +157,7 @@ class Wire(asyncio.Protocol):
     @property
     def lingering(self) -> bool:
         """True when nothing is left to do but to wait for the client to read its refusal."""
-        return self._phase is Phase.LINGERING
+        return self._phase is Phase.LINGERING and not self._transport.get_write_buffer_size()
 
     # What a server asks of its connections; `Connection` does it
 
@@ -240,7 +240,10 @@ class Wire(asyncio.Protocol):
         """Close when everything is written. `linger`: the client may still be sending, let it read the response first."""
         if linger and not self._eof and self._transport.can_write_eof():
             self._phase = Phase.LINGERING
-            self.deadline = self.service.deadline(LINGER_TIMEOUT)
+            # What is not sent yet has the time of any response; the discarding begins behind it.
+            self._expect_progress()
+            if not self._unsent:
+                self.deadline = self.service.deadline(LINGER_TIMEOUT)
             self._transport.write_eof()
             self._resume_reading()
             return
