@@ -266,3 +266,19 @@ def test_kept_heads_are_bounded() -> None:
     for size in range(MAX_CACHED_HEADS + 10):
         assert b"Content-Length: %d\r\n" % size in renderer.plain_head(response(200, b"x" * size))
     assert len(renderer.plain_heads) == MAX_CACHED_HEADS
+
+
+def test_the_head_of_a_stream_to_head_never_has_both_framings_nor_one_in_a_204() -> None:
+    announced = streamed()
+    announced.headers.set("Content-Length", 5)
+    head = new_renderer().head("HEAD", 1, announced, True)
+    assert b"Content-Length: 5\r\n" in head
+    assert b"Transfer-Encoding" not in head
+    empty = streamed()
+    empty.set_status_code(204)
+    assert b"Transfer-Encoding" not in new_renderer().head("HEAD", 1, empty, True)
+
+
+def test_two_lengths_in_an_answer_to_head_are_refused() -> None:
+    with pytest.raises(ResponseError):
+        new_renderer().head("HEAD", 1, response(200, b"", ("Content-Length", "5"), ("Content-Length", "6")), True)

@@ -725,3 +725,52 @@ def test_a_plain_function_that_returns_a_coroutine_is_told_so(run: Run, caplog: 
 
     assert answer(run, lambda ctx: coroutine(ctx)).status == 500
     assert "make it `async def`" in caplog.text
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_timeout_error_that_cannot_be_sent_is_refused_where_it_is_called(run: Run, waits: bool) -> None:
+    refused = []
+
+    async def handler(ctx: RequestCtx) -> None:
+        if waits:
+            await asyncio.sleep(0)
+        try:
+            ctx.timeout_error("late", 99)
+        except ResponseError as error:
+            refused.append(error)
+        ctx.set_body(b"ok")
+
+    async def main() -> None:
+        async with MemoryServer(handler) as server:
+            client = server.connect()
+            client.feed(GET)
+            response = await client.read_response()
+            assert (response.status, response.body) == (200, b"ok")
+            assert len(refused) == 1
+
+    run(main())
+
+
+def test_a_stream_set_after_timeout_error_is_closed(run: Run) -> None:
+    async def main() -> None:
+        go, closed = asyncio.Event(), asyncio.Event()
+
+        class File(io.BytesIO):
+            def close(self) -> None:
+                super().close()
+                closed.set()
+
+        async def handler(ctx: RequestCtx) -> None:
+            await asyncio.sleep(0)
+            ctx.timeout_error()
+            await go.wait()
+            ctx.set_body_stream(File(b"for nobody"))
+
+        async with MemoryServer(handler) as server:
+            client = server.connect()
+            client.feed(GET)
+            assert (await client.read_response()).status == 408
+            go.set()
+            await closed.wait()
+
+    run(main())

@@ -269,3 +269,29 @@ def test_16_a_reset_in_the_middle_of_a_request_is_nobodys_failure(run: Run, capl
 
     run(main())
     assert not caplog.records
+
+
+def test_a_response_is_not_cut_by_lingering_while_its_client_reads(run: Run) -> None:
+    async def handler(ctx: RequestCtx) -> None:
+        ctx.set_body(b"x" * MEBIBYTE)
+
+    async def main() -> None:
+        async with MemoryServer(handler, stream_request_body=True) as server:
+            client = server.connect()
+            client.transport.take(1000)
+            client.feed(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nnot all")
+            while client.transport.received == b"":
+                await asyncio.sleep(0)
+            for _ in range(4):
+                client.transport.take(10_000)
+                server.advance(LINGER_TIMEOUT + 1)
+                await asyncio.sleep(0)
+            client.transport.take(None)
+            response = await client.read_response()
+            assert response.complete and len(response.body) == MEBIBYTE
+            for _ in range(3):
+                server.advance(31)
+                await asyncio.sleep(0)
+            await client.closed()
+
+    run(main())
