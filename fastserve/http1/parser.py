@@ -14,7 +14,8 @@ given, and that is what makes everything else simple:
   lines and entries; then, rarely, the lines are read again from the raw head.
 
 Invariants (tests/http1/test_parser.py):
-1. Every input gives the same requests, whole, byte by byte, or cut anywhere.
+1. Every input gives the same requests, whole, byte by byte, or cut anywhere. (But for chunk extensions close to their
+   bound, which is looked at once per segment: a body may pass whole that is refused in small pieces.)
 2. At most `max_header_size` bytes of a head are ever held or parsed.
 3. Where this module says that a request ended, llhttp says so too; else 400.
 """
@@ -37,8 +38,8 @@ __all__ = ["ParserState", "RequestParser"]
 END_OF_HEAD = b"\r\n\r\n"
 SLASH, HASH = b"/#"
 
-# Bytes of framing allowed per byte of a chunked body, above the size of a head: even one-byte chunks need five.
-# What is more, is extensions (RFC 9112 7.1.1) and trailers.
+# Bytes of framing allowed per byte of a chunked body, in the segment it comes in: even one-byte chunks need five.
+# What is more, is extensions (RFC 9112 7.1.1) and trailers, and bounded as the head is.
 CHUNK_OVERHEAD = 8
 
 # Pieces of a body held before they become one: a piece of two bytes costs fifty, and a client chooses their size.
@@ -127,6 +128,7 @@ class RequestParser:
 
     __slots__ = (
         "_announced",
+        "_excess",
         "_feed",
         "_memory",
         "_open",
@@ -136,7 +138,6 @@ class RequestParser:
         "_remaining",
         "_skipped",
         "_tail",
-        "_wire",
         "fields",
         "max_body_size",
         "max_header_count",
@@ -165,7 +166,7 @@ class RequestParser:
         self._announced = 0  # a body's Content-Length
         self._remaining = 0  # bytes of a body with Content-Length still to come
         self._tail = b""  # the last three bytes of a chunked body so far
-        self._wire = 0  # bytes of a chunked body so far, framing included
+        self._excess = 0  # bytes of extensions and trailers that no body bytes account for
         self._received = 0  # bytes of body in `parts`, ever
         self._packed = 0  # how many of `parts` are made of many
 
@@ -352,7 +353,7 @@ class RequestParser:
             self.fields.clear()
             self.state = CHUNKED
             self._tail = b""
-            self._wire = self._received = 0
+            self._excess = self._received = 0
         else:
             self.state = LENGTH
             self._announced = self._remaining = framing.content_length
@@ -399,18 +400,15 @@ class RequestParser:
         parts = self.parts
         known = len(parts)
         self._feed_syntax(data if end - start == len(data) else memoryview(data)[start:end])
-        self._wire += end - start
-        self._received += sum(map(len, parts[known:]))
+        received = sum(map(len, parts[known:]))
+        self._received += received
         if self._received > self.max_body_size:
             raise self._body_too_large()
         if len(parts) - self._packed > MAX_SMALL_PARTS:
             self._pack()
-        # Each call may see the end of one chunk more than it has parts of.
-        framing_bytes = self._wire - self._received
-        if (
-            framing_bytes > self.max_header_size
-            and framing_bytes > CHUNK_OVERHEAD * (self._received + 2) + self.max_header_size
-        ):
+        # Body bytes pay for framing only of the segment they came in: what they leave over is no credit for trailers.
+        self._excess = max(0, self._excess + (end - start - received) - CHUNK_OVERHEAD * received)
+        if self._excess > self.max_header_size:
             raise RequestError(413, "chunk extensions and trailers are larger than the head may be")
         if len(self.fields) > self.max_header_count:
             raise RequestError(431, f"more than {self.max_header_count} trailers")

@@ -11,12 +11,12 @@ from fastserve.http1.fields import is_field_value, printable
 from fastserve.http1.headers import Headers
 from fastserve.http1.status import has_no_body
 
-__all__ = ["BodyStream", "Response"]
+__all__ = ["CHECKED_CONTENT_TYPES", "BodyStream", "Response"]
 
 BodyStream = AsyncIterable[bytes | str] | Iterable[bytes | str]
 
 # Content types that were checked and encoded once. Bounded, as a handler may compute them.
-_content_types: dict[str, bytes] = {}
+CHECKED_CONTENT_TYPES: dict[str, bytes] = {}
 MAX_CONTENT_TYPES = 1000
 
 
@@ -98,15 +98,15 @@ class Response:
 
     def set_content_type(self, value: str) -> None:
         """The media type, such as ``text/html; charset=utf-8``. Empty sends no Content-Type. Raises `ResponseError`."""
-        encoded = _content_types.get(value)
+        encoded = CHECKED_CONTENT_TYPES.get(value)
         if encoded is None:
             if not isinstance(value, str) or not is_field_value(value):
                 raise ResponseError(
                     f"Content-Type {printable(repr(value))}: takes a str without line ends or control characters"
                 )
             encoded = value.encode("latin-1")
-            if len(_content_types) < MAX_CONTENT_TYPES:
-                _content_types[value] = encoded
+            if len(CHECKED_CONTENT_TYPES) < MAX_CONTENT_TYPES:
+                CHECKED_CONTENT_TYPES[value] = encoded
         self.plain_type = encoded
 
     @property

@@ -213,7 +213,10 @@ class Answering(Wire):
             request.begin("GET", b"/", 1, {}, PLAIN)  # of a head that is refused nothing is known
         answer_failure(ctx, error, self.service.config)
         response = ctx._response
-        response.stream = None
+        if response.stream is not None:
+            logger.error("error_handler set a stream: a refused request is answered with a whole body")
+            discard_stream(response.stream)
+            response.stream = None
         head = self._failure_head(ctx, failure_status(error), 1, False)
         how = delimiter(request.method, 1, response)
         self._transport.write(head if how is Delimiter.NONE else head + response.body)

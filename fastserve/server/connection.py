@@ -46,8 +46,8 @@ LINGERING, CLOSING, HIJACKED = Phase.LINGERING, Phase.CLOSING, Phase.HIJACKED
 COMPLETE, HEAD = ParserState.COMPLETE, ParserState.HEAD
 # References there are when no handler kept anything. To the RequestCtx in `_serve`: `_ctx`, a local variable, and
 # getrefcount's argument. To its request in `_renew`: the ctx's, the parser's, the caller's, the argument. To its response:
-# the ctx's, its three methods in the ctx, the caller's, the argument.
-CTX_REFS, REQUEST_REFS, RESPONSE_REFS = 3, 4, 6
+# the ctx's, the caller's, the argument.
+CTX_REFS, REQUEST_REFS, RESPONSE_REFS = 3, 4, 3
 
 
 class Connection(Answering):

@@ -14,7 +14,7 @@ from fastserve.http1.cookie import Cookie
 from fastserve.http1.forms import Form, FormFile
 from fastserve.http1.headers import Headers
 from fastserve.http1.request import Request
-from fastserve.http1.response import BodyStream, Response, encode_body
+from fastserve.http1.response import CHECKED_CONTENT_TYPES, BodyStream, Response, encode_body
 from fastserve.http1.uri import URI
 from fastserve.server.body import RequestBodyStream
 from fastserve.server.failures import log_failure
@@ -54,9 +54,6 @@ class RequestCtx:
         "failure",
         "parser",
         "run",
-        "set_body",
-        "set_content_type",
-        "set_status_code",
         "touched",
         "unusual",
         "worker",
@@ -71,11 +68,7 @@ class RequestCtx:
     ) -> None:
         self._service = service
         self._request = request
-        self._response = response = Response()
-        # The three that nearly every handler calls are the response's own methods: one call instead of two.
-        self.set_status_code = response.set_status_code
-        self.set_content_type = response.set_content_type
-        self.set_body = response.set_body
+        self._response = Response()
         self.touched = False
         """True when a handler may have kept a part of this, or left something in it: see `Connection._renew`."""
         self.parser = parser
@@ -297,6 +290,26 @@ class RequestCtx:
 
     # The response
 
+    def set_status_code(self, status: int) -> None:
+        """200..999, or 101 before a hijack. Raises `ResponseError`. Default 200."""
+        self._response.set_status_code(status)
+
+    def set_content_type(self, value: str) -> None:
+        """Such as ``text/html; charset=utf-8``. Raises `ResponseError`. Default: text/plain; charset=utf-8."""
+        encoded = CHECKED_CONTENT_TYPES.get(value)
+        if encoded is None:
+            self._response.set_content_type(value)
+        else:
+            self._response.plain_type = encoded
+
+    def set_body(self, body: bytes | bytearray | memoryview | str) -> None:
+        """The whole body; str is sent as UTF-8. Takes the place of any body or stream set before. Raises `ResponseError`."""
+        response = self._response
+        if type(body) is bytes and response.plain:
+            response.plain_body = body
+        else:
+            response.set_body(body)
+
     def set_header(self, name: str, value: str | int) -> None:
         """Set a header of the response, in place of any of this name. Raises `ResponseError`."""
         self._response.headers.set(name, value)
@@ -352,6 +365,7 @@ class RequestCtx:
         """Answer now, while the handler goes on: what it still sets is for nobody. To be called on the loop's thread.
 
         As fasthttp's TimeoutError. The connection serves its next request; the handler's worker stays busy until it returns.
+        Raises `ResponseError` for a status or body that can't be sent.
         """
         probe = Response()  # refuse here what can't be sent: nobody would answer when it fails later
         probe.set_status_code(status)

@@ -33,8 +33,8 @@ logger = logging.getLogger("fastserve")
 MAX_SPARE_CONTEXTS = 256
 """RequestCtx with their parsers kept for the next requests; a few KB each."""
 # References there are in `recycle` when nobody kept anything. To the request: the ctx's, the parser's, getrefcount's.
-# To the response: the ctx's, its three methods in the ctx, getrefcount's.
-REQUEST_REFS, RESPONSE_REFS = 3, 5
+# To the response: the ctx's, getrefcount's.
+REQUEST_REFS, RESPONSE_REFS = 3, 2
 MAX_TICK = 0.5
 MIN_TICK = 0.01
 

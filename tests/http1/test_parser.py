@@ -807,3 +807,12 @@ def test_framing_names_are_never_learned() -> None:
     for data in LEARNED:
         parse(new_parser(memory), [data])
     assert memory.names == {b"Host", b"Connection", b"Content-Length", b"Accept", b"accept", b"X"}
+
+
+def test_a_large_body_is_no_credit_for_trailers() -> None:
+    """Row 3: trailers are bounded as the head is, however much body went before them."""
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    body = b"%x\r\n%b\r\n0\r\n" % (1 << 20, b"x" * (1 << 20))
+    trailer = [b"T: "] + [b"t" * 4096] * 8
+    outcome = parse(new_parser(max_body_size=1 << 22), [head, body, *trailer])
+    assert outcome.refusal == 413

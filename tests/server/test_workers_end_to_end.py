@@ -1061,3 +1061,36 @@ def test_idle_threads_are_reaped_under_open_connections(run: Run) -> None:
             assert (await client.read_response()).body == b"hello"
 
     run(main())
+
+
+@pytest.mark.parametrize("kind", ["in place", "waits"])
+@pytest.mark.parametrize("name", ["set_body", "set_content_type", "set_status_code"])
+def test_a_method_that_a_handler_kept_writes_into_no_other_response(run: Run, kind: str, name: str) -> None:
+    """A bound method holds its RequestCtx, and so is seen as somebody who kept it."""
+    value: Any = {"set_body": b"late", "set_content_type": "text/late", "set_status_code": 418}[name]
+
+    async def main() -> None:
+        kept: list[Any] = []
+
+        async def handler(ctx: RequestCtx) -> None:
+            if kind == "waits":
+                await asyncio.sleep(0)
+            ctx.set_body(b"own")
+            if ctx.path == "/first":
+                kept.append(getattr(ctx, name))
+            for write in kept:
+                write(value)
+            if ctx.path != "/first":
+                kept.clear()
+
+        async with MemoryServer(handler) as server:
+            for _ in range(2):
+                client = server.connect()
+                client.feed(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
+                await client.read_response()
+            client.feed(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            response = await client.read_response()
+            assert (response.status, response.body) == (200, b"own")
+            assert response.headers["content-type"] == "text/plain; charset=utf-8"
+
+    run(main())
