@@ -280,15 +280,17 @@ def test_a_response_is_not_cut_by_lingering_while_its_client_reads(run: Run) -> 
             client = server.connect()
             client.transport.take(1000)
             client.feed(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nnot all")
-            while client.transport.received == b"":
-                await asyncio.sleep(0)
+            while not client.transport.received:
+                client.transport.changed.clear()
+                await client.transport.changed.wait()
             for _ in range(4):
                 client.transport.take(10_000)
                 server.advance(LINGER_TIMEOUT + 1)
                 await asyncio.sleep(0)
             client.transport.take(None)
             response = await client.read_response()
-            assert response.complete and len(response.body) == MEBIBYTE
+            assert response.complete
+            assert len(response.body) == MEBIBYTE
             for _ in range(3):
                 server.advance(31)
                 await asyncio.sleep(0)
