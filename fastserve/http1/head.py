@@ -8,7 +8,7 @@ folded, and Content-Length is a number.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from fastserve.errors import RequestError
@@ -17,8 +17,11 @@ from fastserve.http1.fields import is_field_name, is_host, printable
 __all__ = [
     "FRAMING_NAMES",
     "METHODS",
+    "NO_HEAD",
     "PLAIN",
+    "Fields",
     "Framing",
+    "RequestHead",
     "RequestLine",
     "field_pairs",
     "read_framing",
@@ -94,6 +97,29 @@ class Framing(NamedTuple):
 
 PLAIN = Framing()
 """The framing of most requests: HTTP/1.1, no body, keep-alive, Host not looked at yet."""
+
+Fields = dict[bytes, bytes] | Sequence[tuple[bytes, bytes]]
+"""Header fields as sent: name to value, or pairs in order where a name came twice."""
+
+
+class RequestHead:
+    """What stands behind a request's target: version and header fields, and what they mean.
+
+    Not changed once it is made: requests with the same header block share one.
+    """
+
+    __slots__ = ("content_length", "fields", "framing", "minor", "plain")
+
+    def __init__(self, minor: int, fields: Fields, framing: Framing, plain: bool = True) -> None:
+        self.minor = minor
+        self.fields = fields
+        self.framing = framing
+        self.content_length = framing.content_length
+        self.plain = plain and minor == 1 and framing.keep_alive
+        """True when the response has a body behind a Content-Length, and no Connection header."""
+
+
+NO_HEAD = RequestHead(1, {}, PLAIN)
 
 
 def read_request_line(line: bytes) -> RequestLine:

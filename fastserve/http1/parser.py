@@ -12,17 +12,23 @@ given, and that is what makes everything else simple:
 - Header callbacks are bound methods of a dict, so that a header costs no Python frame.
   Names are kept as they were sent. A name that came twice shows as a difference between
   lines and entries; then, rarely, the lines are read again from the raw head.
+- A client sends the same version and header lines again and again, with other targets
+  (it is what HPACK lives on). Lines that llhttp and our own rules have let pass are
+  remembered, byte for byte, with what they mean: behind a valid method and target they
+  need no second judgement, and llhttp does not see that request at all.
 
 Invariants (tests/http1/test_parser.py):
 1. Every input gives the same requests, whole, byte by byte, or cut anywhere. (But for chunk extensions close to their
    bound, which is looked at once per segment: a body may pass whole that is refused in small pieces.)
 2. At most `max_header_size` bytes of a head are ever held or parsed.
 3. Where this module says that a request ended, llhttp says so too; else 400.
+4. What is remembered changes no verdict and no request.
 """
 
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -30,13 +36,28 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from fastserve.errors import RequestError
 from fastserve.http1.fields import is_host
-from fastserve.http1.head import FRAMING_NAMES, METHODS, PLAIN, Framing, field_pairs, read_framing, read_request_line
+from fastserve.http1.head import (
+    FRAMING_NAMES,
+    METHODS,
+    PLAIN,
+    Fields,
+    Framing,
+    RequestHead,
+    field_pairs,
+    read_framing,
+    read_request_line,
+)
 from fastserve.http1.request import Request
 
 __all__ = ["ParserState", "RequestParser"]
 
 END_OF_HEAD = b"\r\n\r\n"
-SLASH, HASH = b"/#"
+LF = 0x0A
+
+# An origin-form target of the bytes that llhttp takes for one, without a fragment (RFC 9112 3.2).
+is_plain_target = re.compile(rb"/[\x21\x22\x24-\x7e]*\Z").match
+# HEAD is not among them: its response is not framed as the others are.
+PLAIN_METHODS = {token: method for token, method in METHODS.items() if method != "HEAD"}
 
 # Bytes of framing allowed per byte of a chunked body, in the segment it comes in: even one-byte chunks need five.
 # What is more, is extensions (RFC 9112 7.1.1) and trailers, and bounded as the head is.
@@ -52,19 +73,20 @@ LEARNED_HOSTS = 1000
 LEARNED_LENGTHS = 1000
 LEARNED_BLOCKS = 1000
 LEARNED_BLOCK = 1024
+SEEN_BLOCKS = 1000
 LEARNED_DIGITS = 15
 LEARNED_LENGTH = 100
 
 
 class ParserState(enum.Enum):
     HEAD = "head"
-    """In or before a request's head."""
+    """In a request's head, or in blank lines before it."""
     LENGTH = "length"
     """In a body with Content-Length."""
     CHUNKED = "chunked"
     """In a chunked body."""
     COMPLETE = "complete"
-    """The request is whole. The next call of `feed` begins the next one."""
+    """Between two requests: the one that was fed last is whole. The next byte begins the next one."""
 
 
 # Names of the members, at hand: an enum attribute costs a dictionary look-up per use.
@@ -74,22 +96,30 @@ HEAD, LENGTH, CHUNKED, COMPLETE = ParserState.HEAD, ParserState.LENGTH, ParserSt
 class HeadMemory:
     """Names, hosts and lengths that were seen to be harmless, for all parsers of a server; bounded, as clients choose them."""
 
-    __slots__ = ("blocks", "framings", "hosts", "names")
+    __slots__ = ("_seen", "blocks", "framings", "hosts", "names")
 
     def __init__(self) -> None:
-        self.blocks: dict[bytes, Framing] = {}
-        """Version and header lines, as they were sent, and what they say. A client sends the same ones again and again,
-        with other targets (it is what HPACK lives on), so that they are judged once."""
+        self.blocks: dict[bytes, RequestHead] = {}
+        """Version and header lines, as they were sent, and what they mean."""
+        self._seen: set[int] = set()  # hashes of blocks that came once
         self.names: set[bytes] = {b"Host", b"Connection", b"Content-Length"}
         self.hosts: set[bytes] = set()
         self.framings: dict[bytes | None, Framing] = {None: PLAIN}
         """By Content-Length: the framing of a request with no other field that tells of framing."""
 
-    def learn_block(self, block: bytes, framing: Framing) -> None:
-        if len(block) <= LEARNED_BLOCK:
-            if len(self.blocks) >= LEARNED_BLOCKS:
-                self.blocks.clear()  # other clients have come: theirs are worth more
-            self.blocks[block] = framing
+    def learn_block(self, block: bytes, fields: dict[bytes, bytes], framing: Framing) -> None:
+        """Remember `block` when it comes for the second time: those with a trace id or a nonce come once."""
+        if len(block) > LEARNED_BLOCK or b" " not in block:
+            return  # the search for a block counts on a space in it: only behind two words can it be the last one
+        seen = self._seen
+        if hash(block) not in seen:
+            if len(seen) >= SEEN_BLOCKS:
+                seen.clear()
+            seen.add(hash(block))
+            return
+        if len(self.blocks) >= LEARNED_BLOCKS:
+            self.blocks.clear()  # other clients have come: theirs are worth more
+        self.blocks[block] = RequestHead(1, tuple(fields.items()), framing)
 
     def learn(self, fields: dict[bytes, bytes]) -> None:
         names = self.names
@@ -123,11 +153,15 @@ class RequestParser:
     """Fills `request` from bytes. One parser serves one request after another, of any connection.
 
     `max_header_size` bytes and `max_header_count` bound the head (and the trailers). `max_body_size` bytes bound
-    the body and may be changed when the head is there. All raise `RequestError` from `feed`: 414, 431 and 413.
+    the body. All raise `RequestError` from `feed`: 414, 431 and 413.
+
+    `stops_at_head`: a call of `feed` that comes to the end of a head with a body ends there, so that `max_body_size` may
+    be changed. `streams`: pieces of bodies stay in `parts`, to be taken; otherwise they become `request.body` at the end.
     """
 
     __slots__ = (
         "_announced",
+        "_blocks",
         "_excess",
         "_feed",
         "_memory",
@@ -137,6 +171,8 @@ class RequestParser:
         "_received",
         "_remaining",
         "_skipped",
+        "_stops_at_head",
+        "_streams",
         "_tail",
         "fields",
         "max_body_size",
@@ -148,17 +184,28 @@ class RequestParser:
     )
 
     def __init__(
-        self, request: Request, memory: HeadMemory, max_header_size: int, max_header_count: int, max_body_size: int
+        self,
+        request: Request,
+        memory: HeadMemory,
+        max_header_size: int,
+        max_header_count: int,
+        max_body_size: int,
+        *,
+        stops_at_head: bool = False,
+        streams: bool = False,
     ) -> None:
         self.request = request
         self.max_header_size = max_header_size
         self.max_header_count = max_header_count
         self.max_body_size = max_body_size
-        self.state = HEAD
+        self.state = COMPLETE
         self.fields: dict[bytes, bytes] = {}
         self.parts: list[bytes] = []
         """Pieces of the body that came and were not taken yet."""
         self._memory = memory
+        self._blocks = memory.blocks
+        self._stops_at_head = stops_at_head or streams
+        self._streams = streams
         self._open: list[None] = [None]  # emptied by llhttp when a message is complete; a second time raises
         self._feed = self._new_feed()
         self._partial = bytearray()  # the part of a head that came in earlier segments
@@ -195,18 +242,56 @@ class RequestParser:
         `RequestError`; the parser is of no use after that.
         """
         state = self.state
-        fields = self.fields
         if state is COMPLETE:
-            self.state = state = HEAD
+            # What follows is written for CPython's costs: a method of bytes with arguments takes 100 ns, and the search
+            # for the end of a browser's head three times that. Mostly there is no need: the segment ends with the head.
+            end = size = len(data)
+            head = None
+            if data[-1] == LF and size <= LEARNED_BLOCK and not start:
+                words = data.split(b" ", 2)
+                head = self._blocks.get(words[-1])
+            if head is None:
+                end = (data.find(END_OF_HEAD, start) if start else data.find(END_OF_HEAD)) + 4
+                if 4 <= end <= start + LEARNED_BLOCK:
+                    words = data[start:end].split(b" ", 2)
+                    head = self._blocks.get(words[-1])
+            if (
+                head is not None
+                and end - start <= self.max_header_size
+                and is_plain_target(words[1])
+                and (method := PLAIN_METHODS.get(words[0])) is not None
+            ):
+                length = head.content_length
+                request = self.request
+                if not length:
+                    request.body = b""
+                elif not self._stops_at_head and end + length <= size and length <= self.max_body_size:
+                    request.body = data[end : end + length]
+                    end += length
+                else:
+                    return self._feed_head(data, start)
+                request.method = method
+                request.target = words[1]
+                request.head = head
+                request.trailer_fields = request.surface = None
+                return end
+            return self._feed_head(data, start)
+        if state is HEAD:
+            return self._feed_head(data, start)
+        return self._feed_length(data, start) if state is LENGTH else self._feed_chunked(data, start)
+
+    # The head
+
+    def _feed_head(self, data: bytes, start: int) -> int:
+        """A head that llhttp is to judge, or part of one."""
+        fields = self.fields
+        if self.state is COMPLETE:
+            self.state = HEAD
             fields.clear()
-            self._open.append(None)
-            if self.parts:
-                self.parts.clear()
-        if state is not HEAD:
-            return self._feed_length(data, start) if state is LENGTH else self._feed_chunked(data, start)
-        # What follows is written for CPython's costs: a method of bytes with arguments takes 150 ns, a slice, an index or
-        # a look-up a third of that, and `b"#" in` ten times what `35 in` does.
-        end = (data.find(END_OF_HEAD, start) if start else data.find(END_OF_HEAD)) + 4
+            self.parts.clear()
+            if not self._open:
+                self._open.append(None)
+        end = data.find(END_OF_HEAD, start) + 4
         if end < 4 or self._partial:
             return self._feed_partial_head(data, start)
         if end - start > self.max_header_size - self._skipped:
@@ -214,42 +299,18 @@ class RequestParser:
         head = data if end - start == len(data) else data[start:end]
         try:
             self._feed(head)
-            method_token, target, rest = head.split(b" ", 2)
-            framing = self._memory.blocks.get(rest) or self._judge_block(head, rest)
-            if (
-                framing is not None
-                and (method := METHODS.get(method_token)) is not None
-                and target[0] == SLASH
-                and HASH not in target
-            ):
-                if framing is not PLAIN:
-                    self._announced = self._remaining = framing.content_length
-                    self.state = LENGTH
-                elif not self._open:
-                    self.state = COMPLETE
-                else:
-                    raise RequestError(400, "a body that the head did not announce")
-                request = self.request
-                request.method = method
-                request.target = target
-                request.minor = 1
-                request.fields = fields
-                request.framing = framing
-                request.body = b""
-                request.trailer_fields = None
-                request.surface = None
-                self._skipped = 0
-                return end
         except HttpParserUpgrade:
             self._feed = self._new_feed()
         except HttpParserError as error:
             raise self._syntax_error(head, error) from None
-        except (ValueError, IndexError):
-            pass  # not three words, or an empty one: the request line is wrong, and will be told so
-        self._parse_head(head)
+        method_token, _, line = head.partition(b" ")
+        target, _, block = line.partition(b" ")
+        method = PLAIN_METHODS.get(method_token)
+        if method is None or not is_plain_target(target) or (framing := self._judge_block(head, block)) is None:
+            self._parse_head(head)
+            return end
+        self._begin(method, target, RequestHead(1, fields, framing))
         return end
-
-    # The head
 
     def _judge_block(self, head: bytes, block: bytes) -> Framing | None:
         """The framing that `block`, version and header lines, tells of; None when it must be looked at line by line."""
@@ -264,9 +325,28 @@ class RequestParser:
             and fields.get(b"Connection", b"keep-alive") == b"keep-alive"
             and (framing := memory.framings.get(fields.get(b"Content-Length"))) is not None
         ):
-            memory.learn_block(block, framing)
+            memory.learn_block(block, fields, framing)
             return framing
         return None
+
+    def _begin(self, method: str, target: bytes, head: RequestHead) -> None:
+        """The head is whole and let pass: a request is ready, or its body comes next."""
+        framing = head.framing
+        if not framing.has_body:
+            if self._open:
+                raise RequestError(400, "a body that the head did not announce")
+            self.state = COMPLETE
+        elif not self._open:
+            raise RequestError(400, "no body where the head announced one")
+        elif framing.chunked:
+            self.state = CHUNKED
+            self._tail = b""
+            self._excess = self._received = 0
+        else:
+            self.state = LENGTH
+            self._announced = self._remaining = framing.content_length
+        self._skipped = 0
+        self.request.begin(method, target, head)
 
     def _feed_partial_head(self, data: bytes, start: int) -> int:
         partial = self._partial
@@ -333,31 +413,19 @@ class RequestParser:
         count = stripped.count(b"\r\n") - 2
         if count > self.max_header_count:
             raise RequestError(431, f"more than {self.max_header_count} headers")
-        fields: dict[bytes, bytes] | list[tuple[bytes, bytes]] = self.fields
+        fields: Fields = self.fields
         if count != len(self.fields):
             fields = field_pairs(stripped)
         pairs = fields.items() if isinstance(fields, dict) else fields
         framing = read_framing(pairs, line.minor, line.authority)
         self._memory.learn(self.fields)
-        self._skipped = 0
-        if not framing.has_body:
-            if self._open:
-                raise RequestError(400, "a body that the head did not announce")
-            self.state = COMPLETE
-        elif not self._open:
-            raise RequestError(400, "no body where the head announced one")
-        elif framing.chunked:
+        if framing.chunked:
             # Trailers come through the same callback: the headers must not be the same dict.
             if isinstance(fields, dict):
                 fields = dict(fields)
             self.fields.clear()
-            self.state = CHUNKED
-            self._tail = b""
-            self._excess = self._received = 0
-        else:
-            self.state = LENGTH
-            self._announced = self._remaining = framing.content_length
-        self.request.begin(line.method, line.target, line.minor, fields, framing)
+        head_only = line.method == "HEAD"
+        self._begin(line.method, line.target, RequestHead(line.minor, fields, framing, plain=not head_only))
 
     # The body
 
@@ -379,9 +447,16 @@ class RequestParser:
         if not self._remaining:
             if self._open:
                 raise RequestError(400, "the body does not end where its Content-Length says")
-            self.state = COMPLETE
-            self._packed = 0
+            self._body_complete()
         return end
+
+    def _body_complete(self) -> None:
+        self.state = COMPLETE
+        self._packed = 0
+        if not self._streams:
+            parts = self.parts
+            self.request.body = parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.clear()
 
     def _pack(self) -> None:
         self.parts[self._packed :] = [b"".join(self.parts[self._packed :])]
@@ -419,6 +494,5 @@ class RequestParser:
                 self.request.trailer_fields = dict(self.fields)
                 # llhttp takes a trailer for a header: after 'Connection: close' it would refuse the next request.
                 self._feed = self._new_feed()
-            self.state = COMPLETE
-            self._packed = 0
+            self._body_complete()
         return end

@@ -10,7 +10,7 @@ from fastserve.errors import RequestError
 from fastserve.http1.args import Args
 from fastserve.http1.cookie import parse_cookies
 from fastserve.http1.forms import Form, parse_form
-from fastserve.http1.head import PLAIN, Framing
+from fastserve.http1.head import NO_HEAD, Framing, RequestHead
 from fastserve.http1.headers import Headers
 from fastserve.http1.uri import URI
 
@@ -20,42 +20,40 @@ __all__ = ["Request"]
 class Request:
     """One request, filled by `RequestParser`.
 
-    `method` is str (``"GET"``), `target` the bytes of the request target in origin-form (or ``b"*"``), `minor` 0 or 1
-    for HTTP/1.0 and 1.1, `body` bytes (empty while it is streamed), `framing` what the head says of body and connection.
+    `method` is str (``"GET"``), `target` the bytes of the request target in origin-form (or ``b"*"``), `head` what stands
+    behind it, `body` bytes (empty while it is streamed).
     """
 
-    __slots__ = ("body", "fields", "framing", "method", "minor", "scheme", "surface", "target", "trailer_fields")
+    __slots__ = ("body", "head", "method", "scheme", "surface", "target", "trailer_fields")
 
     def __init__(self) -> None:
         self.method = "GET"
         self.target = b"/"
-        self.minor = 1
-        self.fields: dict[bytes, bytes] | list[tuple[bytes, bytes]] = {}
-        """Header fields as sent: name to value, or pairs in order when a name came twice."""
-        self.framing: Framing = PLAIN
+        self.head = NO_HEAD
         self.body = b""
         self.scheme = "http"
         self.trailer_fields: dict[bytes, bytes] | None = None
         self.surface: dict[str, Any] | None = None
         """What was decoded on demand, by property."""
 
-    def begin(
-        self,
-        method: str,
-        target: bytes,
-        minor: int,
-        fields: dict[bytes, bytes] | list[tuple[bytes, bytes]],
-        framing: Framing,
-    ) -> None:
+    def begin(self, method: str, target: bytes, head: RequestHead) -> None:
         """Take the head of the next request; everything of the last one is gone."""
         self.method = method
         self.target = target
-        self.minor = minor
-        self.fields = fields
-        self.framing = framing
+        self.head = head
         self.body = b""
         self.trailer_fields = None
         self.surface = None
+
+    @property
+    def minor(self) -> int:
+        """0 or 1, for HTTP/1.0 and 1.1."""
+        return self.head.minor
+
+    @property
+    def framing(self) -> Framing:
+        """What the head says of body and connection."""
+        return self.head.framing
 
     def _decoded(self, name: str, decode: Callable[[], Any]) -> Any:
         surface = self.surface
@@ -78,7 +76,8 @@ class Request:
         return headers
 
     def _read_headers(self) -> Headers:
-        return Headers(self.fields.items() if isinstance(self.fields, dict) else self.fields)
+        fields = self.head.fields
+        return Headers(fields.items() if isinstance(fields, dict) else fields)
 
     @property
     def trailers(self) -> Headers:

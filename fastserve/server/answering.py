@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from fastserve.errors import BodyStreamError, RequestError, ResponseError
-from fastserve.http1.head import PLAIN
+from fastserve.http1.head import NO_HEAD, RequestHead
 from fastserve.http1.parser import ParserState
 from fastserve.http1.render import Delimiter, delimiter
 from fastserve.server.failures import answer_failure, failure_status, log_failure, log_refusal
@@ -38,7 +38,7 @@ class Answering(Wire):
         self._rest = b""  # received and not parsed yet
         self._begun: ParserState | None = None  # what of the request under way has come: nothing, some head, some body
         self._awaits_turn = False  # `_rest` is to be served when `_resume` is called
-        self._refusal: RequestError | None = None  # of the request that `_serve` is at
+        self._refusal: RequestError | None = None  # of the request that `data_received` is at
 
     def _resume(self) -> None:
         """Serve what came while a request was being served."""
@@ -64,7 +64,7 @@ class Answering(Wire):
         if self._phase is SERVING:
             self._refuse(ctx, error)
         else:
-            self._refusal = error  # for `_serve`, which has the responses that go before
+            self._refusal = error  # for `data_received`, which has the responses that go before
 
     def _answer(self, ctx: RequestCtx) -> None:
         """`_finish`, from outside a worker."""
@@ -210,7 +210,7 @@ class Answering(Wire):
         self._refusal = None
         request = ctx._request
         if ctx.parser.state is HEAD:
-            request.begin("GET", b"/", 1, {}, PLAIN)  # of a head that is refused nothing is known
+            request.begin("GET", b"/", NO_HEAD)  # of a head that is refused nothing is known
         answer_failure(ctx, error, self.service.config)
         response = ctx._response
         if response.stream is not None:
@@ -251,7 +251,7 @@ class Answering(Wire):
             return
         early = service.new_ctx()
         request = ctx._request
-        early._request.begin(request.method, request.target, request.minor, {}, request.framing)
+        early._request.begin(request.method, request.target, RequestHead(request.minor, {}, request.framing))
         early._body_stream = ctx._body_stream
         early.unusual = True
         early._early = (message, status)

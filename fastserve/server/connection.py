@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 from collections.abc import Callable
+from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 
 from fastserve.errors import ClientDisconnected, RequestError, ResponseError
-from fastserve.http1.head import PLAIN
 from fastserve.http1.parser import ParserState
 from fastserve.http1.render import CONTINUE, Delimiter, delimiter
 from fastserve.server.answering import Answering
@@ -29,6 +28,7 @@ from fastserve.server.stream import send_stream
 from fastserve.server.wire import ConnState, Phase
 
 if TYPE_CHECKING:
+    from fastserve.http1.parser import RequestParser
     from fastserve.server.ctx import RequestCtx
     from fastserve.server.service import Service
 
@@ -44,7 +44,7 @@ GONE_IN_BODY = "the client closed the connection inside the request's body"
 IDLE, READING, SERVING = Phase.IDLE, Phase.READING, Phase.SERVING
 LINGERING, CLOSING, HIJACKED = Phase.LINGERING, Phase.CLOSING, Phase.HIJACKED
 COMPLETE, HEAD = ParserState.COMPLETE, ParserState.HEAD
-# References there are when no handler kept anything. To the RequestCtx in `_serve`: `_ctx`, a local variable, and
+# References there are when no handler kept anything. To the RequestCtx in `data_received`: `_ctx`, a local variable, and
 # getrefcount's argument. To its request in `_renew`: the ctx's, the parser's, the caller's, the argument. To its response:
 # the ctx's, the caller's, the argument.
 CTX_REFS, REQUEST_REFS, RESPONSE_REFS = 3, 4, 3
@@ -63,24 +63,101 @@ class Connection(Answering):
     # asyncio.Protocol
 
     def data_received(self, data: bytes) -> None:
+        """Parse and serve what is in `data`, until it is used up or a handler waits."""
+        # The hot path. It is one function, since a call costs as much as ten steps of it.
         phase = self._phase
+        service = self.service
+        ctx = self._ctx
         if phase is IDLE:
-            ctx = self._ctx
             if ctx is None:
-                service = self.service
                 contexts = service.contexts
                 ctx = contexts.pop() if contexts else service.new_ctx()
                 ctx._connection = self
                 self._ctx = ctx
-            del ctx  # `_serve` counts references
             self._phase = READING
             if not self._calm:
                 self._tell(ConnState.ACTIVE)
-            self._serve(data, 0)
-        elif phase is READING:
-            self._serve(data, 0)
-        elif phase is SERVING:
-            self._receive_while_serving(data)
+        elif phase is not READING:
+            if phase is SERVING:
+                self._receive_while_serving(data)
+            return
+        assert ctx is not None
+        parser = ctx.parser
+        request = ctx._request
+        response = ctx._response
+        length = len(data)
+        position = batched = 0
+        batch: list[bytes] = []
+        try:
+            while position < length:
+                position = parser.feed(data, position)
+                if parser.state is not COMPLETE:
+                    if (
+                        parser.state is not HEAD
+                        and self._begun in (None, HEAD)
+                        and self._begin_body(ctx, batch, data, position)
+                    ):
+                        return
+                    continue
+                if service.checks_heads and self._begun in (None, HEAD):
+                    self._check_head(ctx)
+                requests = self.requests = self.requests + 1
+                if requests >= service.max_requests:
+                    self._calm = False
+                if not service.begin(ctx):
+                    if self._refusal is not None:
+                        raise self._refusal
+                    self._hold(batch, data, position)
+                    self._suspended(ctx)
+                    return
+                if response.plain and not ctx.unusual and request.head.plain and self._calm:
+                    body = response.plain_body
+                    answer = service.plain_heads.get((response.plain_status, response.plain_type, len(body)))
+                    if answer is None:
+                        answer = service.renderer.plain_head(response)
+                    answer += body
+                    response.plain_status = 200
+                    response.plain_type = None
+                    response.plain_body = b""
+                else:
+                    answer = self._render(ctx)
+                    if not answer:
+                        self._hold(batch, data, position)
+                        self._answer(ctx)
+                        return
+                    response.reset()
+                ctx.context = None
+                request.body = b""
+                self._begun = None
+                if ctx.touched or getrefcount(ctx) > CTX_REFS:
+                    ctx = self._renew(ctx)
+                    parser, request, response = ctx.parser, ctx._request, ctx._response
+                if position == length:
+                    if batch:
+                        batch.append(answer)
+                        answer = b"".join(batch)
+                    self._transport.write(answer)
+                    if self._calm:
+                        self._phase = IDLE
+                        self._ctx = None
+                        self.deadline = service.idle_deadline
+                        ctx._connection = None
+                        service.contexts.append(ctx)
+                    else:
+                        self._park(ctx)
+                    return
+                batch.append(answer)
+                batched += len(answer)
+                if len(batch) >= service.max_pipelined or batched > MAX_BATCH:
+                    self._write(batch)
+                    self._yield_turn(data, position)
+                    return
+        except RequestError as error:
+            self._write(batch)
+            self._refuse(ctx, error)
+            return
+        self._write(batch)
+        self._await_more(ctx, parser)
 
     def eof_received(self) -> bool:
         self._eof = True
@@ -136,100 +213,9 @@ class Connection(Answering):
 
     # Serving
 
-    def _serve(self, data: bytes, position: int) -> None:
-        """Parse and serve what is in `data` from `position` on, until it is used up or a handler waits."""
-        ctx = self._ctx
-        assert ctx is not None
+    def _await_more(self, ctx: RequestCtx, parser: RequestParser) -> None:
+        """All that came is parsed, and the last request is not whole."""
         service = self.service
-        renderer = service.renderer
-        parser = ctx.parser
-        request = ctx._request
-        response = ctx._response
-        length = len(data)
-        batch: list[bytes] = []
-        batched = 0
-        left = service.max_pipelined
-        try:
-            while position < length:
-                position = parser.feed(data, position)
-                if parser.state is not COMPLETE:
-                    if (
-                        parser.state is not HEAD
-                        and self._begun in (None, HEAD)
-                        and self._begin_body(ctx, batch, data, position)
-                    ):
-                        return
-                    continue
-                if parser.parts:
-                    parts = parser.parts
-                    request.body = parts[0] if len(parts) == 1 else b"".join(parts)
-                    parts.clear()
-                if service.checks_heads and self._begun in (None, HEAD):
-                    self._check_head(ctx)
-                self.requests += 1
-                if self.requests >= service.max_requests:
-                    self._calm = False
-                if not service.begin(ctx):
-                    if self._refusal is not None:
-                        raise self._refusal
-                    self._suspend(ctx, batch, data, position)
-                    return
-                framing = request.framing
-                if (
-                    self._calm
-                    and response.plain
-                    and ctx.failure is None
-                    and not ctx.unusual
-                    and (framing is PLAIN or (framing.keep_alive and request.minor))
-                    and request.method != "HEAD"
-                ):
-                    body = response.plain_body
-                    head = renderer.plain_heads.get((response.plain_status, response.plain_type, len(body)))
-                    if head is None:
-                        head = renderer.plain_head(response)
-                    answer = head + body
-                    response.plain_status = 200
-                    response.plain_type = None
-                    response.plain_body = b""
-                else:
-                    answer = self._render(ctx)
-                    if not answer:
-                        self._hold(batch, data, position)
-                        self._answer(ctx)
-                        return
-                    response.reset()
-                ctx.context = None
-                request.body = b""
-                self._begun = None
-                if ctx.touched or sys.getrefcount(ctx) > CTX_REFS:
-                    ctx = self._renew(ctx)
-                    parser, request, response = ctx.parser, ctx._request, ctx._response
-                if position == length:
-                    if batch:
-                        batch.append(answer)
-                        answer = b"".join(batch)
-                    self._transport.write(answer)
-                    if self._calm:
-                        self._phase = IDLE
-                        self._ctx = None
-                        self.deadline = service.idle_deadline
-                        ctx._connection = None
-                        service.contexts.append(ctx)
-                    else:
-                        self._park(ctx)
-                    return
-                batch.append(answer)
-                batched += len(answer)
-                left -= 1
-                if not left or batched > MAX_BATCH:
-                    self._write(batch)
-                    self._yield_turn(data, position)
-                    return
-        except RequestError as error:
-            self._write(batch)
-            self._refuse(ctx, error)
-            return
-        self._write(batch)
         if parser.untouched:
             self._park(ctx)
         elif not parser.in_request:
@@ -249,8 +235,7 @@ class Connection(Answering):
         request = ctx._request
         response = ctx._response
         if (
-            ctx.failure is not None
-            or ctx.unusual
+            ctx.unusual
             or response.stream is not None
             or response.status_code == 101
             or not self._keeps(ctx)
@@ -270,9 +255,9 @@ class Connection(Answering):
     def _renew(self, ctx: RequestCtx) -> RequestCtx:
         """`ctx` for the next request: the same, or another one when a handler kept it, so that what it saw stays."""
         if (
-            sys.getrefcount(ctx) > CTX_REFS + 1
-            or sys.getrefcount(ctx._request) > REQUEST_REFS
-            or sys.getrefcount(ctx._response) > RESPONSE_REFS
+            getrefcount(ctx) > CTX_REFS + 1
+            or getrefcount(ctx._request) > REQUEST_REFS
+            or getrefcount(ctx._response) > RESPONSE_REFS
         ):
             ctx._connection = None
             ctx = self._ctx = self.service.new_ctx()
@@ -354,10 +339,6 @@ class Connection(Answering):
             self._rest = data[position:]
             self._pause_reading()
 
-    def _suspend(self, ctx: RequestCtx, batch: list[bytes], data: bytes, position: int) -> None:
-        self._hold(batch, data, position)
-        self._suspended(ctx)
-
     def _suspended(self, ctx: RequestCtx) -> None:
         """The handler of `ctx` waits, or is about to run."""
         ctx.stamp()
@@ -382,11 +363,11 @@ class Connection(Answering):
             ctx = self.service.take_ctx()
             ctx._connection = self
             self._ctx = ctx
-            del ctx  # `_serve` counts references
+            del ctx  # references to it are counted
         data, self._rest = self._rest, b""
         self._resume_reading()
         self._take_stock()
-        self._serve(data, 0)
+        self.data_received(data)
 
     # While a handler has the request
 

@@ -44,6 +44,7 @@ class RequestCtx:
         "_body_stream",
         "_connection",
         "_early",
+        "_failure",
         "_hijack_handler",
         "_request",
         "_response",
@@ -51,7 +52,6 @@ class RequestCtx:
         "_stream_head",
         "_user_values",
         "context",
-        "failure",
         "parser",
         "run",
         "touched",
@@ -76,7 +76,7 @@ class RequestCtx:
         """What a worker runs: the handler, then whatever sends a streamed response."""
         self._connection: Connection | None = None
         self.context: contextvars.Context | None = None
-        self.failure: BaseException | None = None
+        self._failure: BaseException | None = None
         self.worker: Worker | None = None
         self.unusual = False
         """True when one of what follows was set: then the connection takes the longer way, and it is reset."""
@@ -93,7 +93,7 @@ class RequestCtx:
         self._response.reset()
         self.run = run
         self.context = None
-        self.failure = None
+        self._failure = None
         self.touched = self.unusual = False
         self._arrived = None
         self._hijack_handler = None
@@ -387,6 +387,17 @@ class RequestCtx:
         return self._service.threads.run(function, *args)
 
     # For the worker pools (`Work` and `ThreadWork`)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What the handler, or the stream of its response, raised."""
+        return self._failure
+
+    @failure.setter
+    def failure(self, failure: BaseException | None) -> None:
+        self._failure = failure
+        if failure is not None:
+            self.unusual = True
 
     def call(self) -> None:
         self._service.call(self)

@@ -111,6 +111,7 @@ class Service:
             date=not config.no_default_date,
             content_type=not config.no_default_content_type,
         )
+        self.plain_heads = self.renderer.plain_heads
         self.connections: set[Wire] = set()
         self.hijacked: set[asyncio.Task[None]] = set()
         self.contexts: list[RequestCtx] = []
@@ -175,7 +176,13 @@ class Service:
         config = self.config
         request = Request()
         parser = RequestParser(
-            request, self.memory, config.max_header_size, config.max_header_count, config.max_request_body_size
+            request,
+            self.memory,
+            config.max_header_size,
+            config.max_header_count,
+            config.max_request_body_size,
+            stops_at_head=self.checks_heads,
+            streams=config.stream_request_body,
         )
         return RequestCtx(self, request, parser, self._run)
 

@@ -77,7 +77,7 @@ def take(parser: RequestParser) -> Taken:
         request.target,
         request.minor,
         tuple(request.headers.items()),
-        b"".join(parser.parts),
+        request.body,
         tuple(request.trailers.items()),
         request.host,
         request.framing.keep_alive,
@@ -213,7 +213,7 @@ def test_feed_stops_behind_each_part() -> None:
     assert feed(2) == (2 + len(GET), ParserState.COMPLETE)
     assert feed(2 + len(GET)) == (len(data) - 6, ParserState.LENGTH)
     assert feed(len(data) - 6) == (len(data) - 3, ParserState.COMPLETE)
-    assert parser.parts == [b"abc"]
+    assert parser.request.body == b"abc"
 
 
 @pytest.mark.parametrize(
@@ -645,7 +645,7 @@ def test_a_body_of_many_small_pieces_is_held_in_few(chunked: bool) -> None:
                 position = parser.feed(segment, position)
             assert len(parser.parts) <= MAX_SMALL_PARTS + 3
         assert parser.state is ParserState.COMPLETE
-        assert b"".join(parser.parts) == b"".join(pieces)
+        assert parser.request.body == b"".join(pieces)
 
 
 def test_trailer_count() -> None:
