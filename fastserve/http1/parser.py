@@ -109,8 +109,8 @@ class HeadMemory:
 
     def learn_block(self, block: bytes, fields: dict[bytes, bytes], framing: Framing) -> None:
         """Remember `block` when it comes for the second time: those with a trace id or a nonce come once."""
-        if len(block) > LEARNED_BLOCK or b" " not in block:
-            return  # the search for a block counts on a space in it: only behind two words can it be the last one
+        if len(block) > LEARNED_BLOCK:
+            return
         seen = self._seen
         if hash(block) not in seen:
             if len(seen) >= SEEN_BLOCKS:
@@ -247,35 +247,35 @@ class RequestParser:
             # for the end of a browser's head three times that. Mostly there is no need: the segment ends with the head.
             end = size = len(data)
             head = None
-            if data[-1] == LF and size <= LEARNED_BLOCK and not start:
-                words = data.split(b" ", 2)
-                head = self._blocks.get(words[-1])
-            if head is None:
-                end = (data.find(END_OF_HEAD, start) if start else data.find(END_OF_HEAD)) + 4
-                if 4 <= end <= start + LEARNED_BLOCK:
-                    words = data[start:end].split(b" ", 2)
-                    head = self._blocks.get(words[-1])
-            if (
-                head is not None
-                and end - start <= self.max_header_size
-                and is_plain_target(words[1])
-                and (method := PLAIN_METHODS.get(words[0])) is not None
-            ):
-                length = head.content_length
-                request = self.request
-                if not length:
-                    request.body = b""
-                elif not self._stops_at_head and end + length <= size and length <= self.max_body_size:
-                    request.body = data[end : end + length]
-                    end += length
-                else:
-                    return self._feed_head(data, start)
-                request.method = method
-                request.target = words[1]
-                request.head = head
-                request.trailer_fields = request.surface = None
-                return end
-            return self._feed_head(data, start)
+            try:
+                if data[-1] == LF and size <= LEARNED_BLOCK and not start:
+                    method_token, target, block = data.split(b" ", 2)
+                    head = self._blocks.get(block)
+                if head is None:
+                    end = (data.find(END_OF_HEAD, start) if start else data.find(END_OF_HEAD)) + 4
+                    if end < 4 or end > start + LEARNED_BLOCK:
+                        return self._feed_head(data, start)
+                    method_token, target, block = data[start:end].split(b" ", 2)
+                    head = self._blocks[block]
+                method = PLAIN_METHODS[method_token]
+            except (KeyError, ValueError):
+                return self._feed_head(data, start)
+            if not is_plain_target(target) or end - start > self.max_header_size:
+                return self._feed_head(data, start)
+            request = self.request
+            length = head.content_length
+            if not length:
+                request.body = b""
+            elif not self._stops_at_head and end + length <= size and length <= self.max_body_size:
+                request.body = data[end : end + length]
+                end += length
+            else:
+                return self._feed_head(data, start)
+            request.method = method
+            request.target = target
+            request.head = head
+            request.surface = None
+            return end
         if state is HEAD:
             return self._feed_head(data, start)
         return self._feed_length(data, start) if state is LENGTH else self._feed_chunked(data, start)
@@ -491,7 +491,7 @@ class RequestParser:
             self._tail = (tail + data[max(start, end - 3) : end])[-3:]
         else:
             if self.fields:
-                self.request.trailer_fields = dict(self.fields)
+                self.request.add_trailers(dict(self.fields))
                 # llhttp takes a trailer for a header: after 'Connection: close' it would refuse the next request.
                 self._feed = self._new_feed()
             self._body_complete()

@@ -24,7 +24,7 @@ class Request:
     behind it, `body` bytes (empty while it is streamed).
     """
 
-    __slots__ = ("body", "head", "method", "scheme", "surface", "target", "trailer_fields")
+    __slots__ = ("body", "head", "method", "scheme", "surface", "target")
 
     def __init__(self) -> None:
         self.method = "GET"
@@ -32,9 +32,8 @@ class Request:
         self.head = NO_HEAD
         self.body = b""
         self.scheme = "http"
-        self.trailer_fields: dict[bytes, bytes] | None = None
         self.surface: dict[str, Any] | None = None
-        """What was decoded on demand, by property."""
+        """What was decoded on demand, by property; and trailers."""
 
     def begin(self, method: str, target: bytes, head: RequestHead) -> None:
         """Take the head of the next request; everything of the last one is gone."""
@@ -42,8 +41,11 @@ class Request:
         self.target = target
         self.head = head
         self.body = b""
-        self.trailer_fields = None
         self.surface = None
+
+    def add_trailers(self, fields: dict[bytes, bytes]) -> None:
+        """Fields behind a chunked body, which has come to its end."""
+        self._decoded("trailers", lambda: Headers(fields.items()))
 
     @property
     def minor(self) -> int:
@@ -82,8 +84,9 @@ class Request:
     @property
     def trailers(self) -> Headers:
         """Fields sent behind a chunked body; of a repeated name the first. There when the body has been read."""
-        trailers: Headers = self._decoded("trailers", lambda: Headers((self.trailer_fields or {}).items()))
-        return trailers
+        surface = self.surface
+        trailers: Headers | None = None if surface is None else surface.get("trailers")
+        return Headers() if trailers is None else trailers
 
     @property
     def host(self) -> str:

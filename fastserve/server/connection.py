@@ -67,7 +67,7 @@ class Connection(Answering):
         # The hot path. It is one function, since a call costs as much as ten steps of it.
         phase = self._phase
         service = self.service
-        ctx = self._ctx
+        ctx: RequestCtx = self._ctx  # type: ignore[assignment]  # None only where the next line but one finds it
         if phase is IDLE:
             if ctx is None:
                 contexts = service.contexts
@@ -81,7 +81,6 @@ class Connection(Answering):
             if phase is SERVING:
                 self._receive_while_serving(data)
             return
-        assert ctx is not None
         parser = ctx.parser
         request = ctx._request
         response = ctx._response
@@ -99,8 +98,6 @@ class Connection(Answering):
                     ):
                         return
                     continue
-                if service.checks_heads and self._begun in (None, HEAD):
-                    self._check_head(ctx)
                 requests = self.requests = self.requests + 1
                 if requests >= service.max_requests:
                     self._calm = False
@@ -112,10 +109,10 @@ class Connection(Answering):
                     return
                 if response.plain and not ctx.unusual and request.head.plain and self._calm:
                     body = response.plain_body
-                    answer = service.plain_heads.get((response.plain_status, response.plain_type, len(body)))
-                    if answer is None:
-                        answer = service.renderer.plain_head(response)
-                    answer += body
+                    try:
+                        answer = service.plain_heads[response.plain_status, response.plain_type, len(body)] + body
+                    except KeyError:
+                        answer = service.renderer.plain_head(response) + body
                     response.plain_status = 200
                     response.plain_type = None
                     response.plain_body = b""
@@ -234,12 +231,7 @@ class Connection(Answering):
         """The response to a handler that did more than the plainest, or nothing: `_answer` has to see to it."""
         request = ctx._request
         response = ctx._response
-        if (
-            ctx.unusual
-            or response.stream is not None
-            or response.status_code == 101
-            or not self._keeps(ctx)
-        ):
+        if ctx.unusual or response.stream is not None or response.status_code == 101 or not self._keeps(ctx):
             return b""
         try:
             head = self.service.renderer.head(request.method, request.minor, response, True)
@@ -267,8 +259,10 @@ class Connection(Answering):
             ctx._user_values = None
         return ctx
 
-    def _check_head(self, ctx: RequestCtx) -> None:
+    def check_head(self, ctx: RequestCtx) -> None:
         """What is decided when the head is there, before the body. Raises `RequestError`."""
+        if self._begun not in (None, HEAD):
+            return  # it was, before the body came
         config = self.service.config
         if config.get_only and ctx._request.method not in ("GET", "HEAD"):
             raise RequestError(405, "only GET and HEAD are served")
@@ -297,9 +291,9 @@ class Connection(Answering):
         service = self.service
         config = service.config
         parser = ctx.parser
-        self._begun = parser.state
         if service.checks_heads:
-            self._check_head(ctx)
+            self.check_head(ctx)
+        self._begun = parser.state
         parser.check_body_size()
         if ctx._request.framing.expect_continue:
             refuse = config.continue_handler

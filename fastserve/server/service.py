@@ -100,7 +100,7 @@ class Service:
             max_wait=_in_ticks(config.max_thread_wait, config),
             max_idle_worker_duration=config.max_idle_worker_duration,
         )
-        self.begin: Callable[[RequestCtx], bool] = {
+        self._start: Callable[[RequestCtx], bool] = {
             HandlerKind.ASYNC: self.pool.start,
             HandlerKind.THREADS: self._start_in_thread,
             HandlerKind.INLINE: self._run_inline,
@@ -117,6 +117,8 @@ class Service:
         self.contexts: list[RequestCtx] = []
         self.conn_state = config.conn_state
         self.checks_heads = config.header_received is not None or config.get_only
+        self.begin = self._check_and_start if self.checks_heads else self._start
+        """Run the handler. True: it has ended. Raises `RequestError` when the head is refused after all."""
         self.max_pipelined = config.max_pipelined
         self.max_requests = config.max_requests_per_conn
         self.blocking = self.kind == HandlerKind.THREADS
@@ -155,6 +157,10 @@ class Service:
             raise FastserveError(
                 f"{_name(self.handler)} is a plain function but returned a coroutine: make it `async def` and await inside"
             )
+
+    def _check_and_start(self, ctx: RequestCtx) -> bool:
+        ctx._connected().check_head(ctx)
+        return self._start(ctx)
 
     def _run_inline(self, ctx: RequestCtx) -> bool:
         context = ctx.context = self.pool.base_context.copy()
