@@ -1,6 +1,6 @@
 """Instructions per request of a connection alone, counted by callgrind: no sockets, no noise.
 
-    python loadtests/instructions.py [--cases get,browser,post,pipeline] [--handlers async,inline]
+    python loadtests/instructions.py [--cases get,browser,varied,post,pipeline] [--handlers async,inline]
 
 Each case is run twice in a child under ``valgrind --tool=callgrind``, with few and with many
 requests; the difference is what one request costs, start-up and warm-up left out. ``floor`` is
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from itertools import cycle, islice
 from typing import Any
 
 from handlers import async_handler, plain_handler
@@ -43,8 +44,20 @@ POST = b"POST / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nContent-Type: application/js
     len(BODY),
     BODY,
 )
-CASES = {"get": (GET, 1), "browser": (BROWSER, 1), "post": (POST, 1), "pipeline": (GET * 16, 16)}
-"""Bytes of one segment, and requests in it."""
+VARIED = [
+    BROWSER.replace(b"GET /", b"GET /items/%d?page=%d" % (i, i % 7)).replace(
+        b"Cookie:", b"X-Request-Id: %032x\r\nCookie:" % i
+    )
+    for i in range(5000)
+]
+CASES = {
+    "get": ([GET], 1),
+    "browser": ([BROWSER], 1),
+    "varied": (VARIED, 1),
+    "post": ([POST], 1),
+    "pipeline": ([GET * 16], 16),
+}
+"""Segments that come in turn, and requests in each. In `varied` no target and no header block comes twice."""
 
 
 class NullTransport(asyncio.Transport):
@@ -94,8 +107,8 @@ class Floor:
         self.write(self.ANSWER)
 
 
-async def serve(handler: str, data: bytes, segments: int) -> None:
-    """Feed `data` to one connection `segments` times, with no task current, as a loop does."""
+async def serve(handler: str, data: list[bytes], segments: int) -> None:
+    """Feed `segments` of `data` in turn to one connection, with no task current, as a loop does."""
     loop = asyncio.get_running_loop()
     transport = NullTransport()
     done = loop.create_future()
@@ -112,12 +125,12 @@ async def serve(handler: str, data: bytes, segments: int) -> None:
         warm = 2
 
     def feed() -> None:
-        for _ in range(segments):
-            receive(data)
+        for segment in islice(cycle(data), segments):
+            receive(segment)
         done.set_result(None)
 
     for _ in range(warm):  # the first request makes the worker, at a turn of its own
-        loop.call_soon(receive, data)
+        loop.call_soon(receive, data[-1])
         await asyncio.sleep(0)
         await asyncio.sleep(0)
     loop.call_soon(feed)
@@ -147,7 +160,7 @@ def per_request(handler: str, case: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default="get,browser,post,pipeline")
+    parser.add_argument("--cases", default="get,browser,varied,post,pipeline")
     parser.add_argument("--handlers", default="async,inline")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

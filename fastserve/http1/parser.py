@@ -252,16 +252,19 @@ class RequestParser:
                     method_token, target, block = data.split(b" ", 2)
                     head = self._blocks.get(block)
                 if head is None:
-                    end = (data.find(END_OF_HEAD, start) if start else data.find(END_OF_HEAD)) + 4
-                    if end < 4 or end > start + LEARNED_BLOCK:
-                        return self._feed_head(data, start)
+                    found = (data.find(END_OF_HEAD, start) if start else data.find(END_OF_HEAD)) + 4
+                    if found < 4 or found > start + LEARNED_BLOCK or (found == size and not start):
+                        return self._feed_head(data, start, found)
+                    end = found
                     method_token, target, block = data[start:end].split(b" ", 2)
-                    head = self._blocks[block]
+                    head = self._blocks.get(block)
+                    if head is None:
+                        return self._feed_head(data, start, end)
                 method = PLAIN_METHODS[method_token]
             except (KeyError, ValueError):
-                return self._feed_head(data, start)
+                return self._feed_head(data, start, data.find(END_OF_HEAD, start) + 4)
             if not is_plain_target(target) or end - start > self.max_header_size:
-                return self._feed_head(data, start)
+                return self._feed_head(data, start, end)
             request = self.request
             length = head.content_length
             if not length:
@@ -270,20 +273,20 @@ class RequestParser:
                 request.body = data[end : end + length]
                 end += length
             else:
-                return self._feed_head(data, start)
+                return self._feed_head(data, start, end)
             request.method = method
             request.target = target
             request.head = head
             request.surface = None
             return end
         if state is HEAD:
-            return self._feed_head(data, start)
+            return self._feed_head(data, start, data.find(END_OF_HEAD, start) + 4)
         return self._feed_length(data, start) if state is LENGTH else self._feed_chunked(data, start)
 
     # The head
 
-    def _feed_head(self, data: bytes, start: int) -> int:
-        """A head that llhttp is to judge, or part of one."""
+    def _feed_head(self, data: bytes, start: int, end: int) -> int:
+        """A head that llhttp is to judge. It stands in `data` from `start` to `end`, or goes on behind it: then `end` is 3."""
         fields = self.fields
         if self.state is COMPLETE:
             self.state = HEAD
@@ -291,7 +294,6 @@ class RequestParser:
             self.parts.clear()
             if not self._open:
                 self._open.append(None)
-        end = data.find(END_OF_HEAD, start) + 4
         if end < 4 or self._partial:
             return self._feed_partial_head(data, start)
         if end - start > self.max_header_size - self._skipped:
@@ -303,13 +305,16 @@ class RequestParser:
             self._feed = self._new_feed()
         except HttpParserError as error:
             raise self._syntax_error(head, error) from None
-        method_token, _, line = head.partition(b" ")
-        target, _, block = line.partition(b" ")
-        method = PLAIN_METHODS.get(method_token)
-        if method is None or not is_plain_target(target) or (framing := self._judge_block(head, block)) is None:
+        words = head.split(b" ", 2)
+        if (
+            len(words) == 3
+            and (method := PLAIN_METHODS.get(words[0])) is not None
+            and is_plain_target(words[1])
+            and (framing := self._judge_block(head, words[2])) is not None
+        ):
+            self._begin(method, words[1], RequestHead(1, fields, framing))
+        else:
             self._parse_head(head)
-            return end
-        self._begin(method, target, RequestHead(1, fields, framing))
         return end
 
     def _judge_block(self, head: bytes, block: bytes) -> Framing | None:

@@ -22,7 +22,7 @@ def run_script(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize("handler", ["floor", "async", "inline"])
-@pytest.mark.parametrize("case", ["get", "browser", "post", "pipeline"])
+@pytest.mark.parametrize("case", ["get", "browser", "varied", "post", "pipeline"])
 def test_every_case_is_served(handler: str, case: str) -> None:
     """What runs under callgrind, without it: an exception in the loop would be printed and fail this."""
     run_script("instructions.py", "--child", handler, case, "32")
