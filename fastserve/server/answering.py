@@ -30,11 +30,13 @@ IDLE, SERVING, CLOSING, HIJACKED = Phase.IDLE, Phase.SERVING, Phase.CLOSING, Pha
 class Answering(Wire):
     """The half of a connection that answers. `Connection` is the half that receives, and that a server makes."""
 
-    __slots__ = ("_awaits_turn", "_begun", "_ctx", "_refusal", "_rest")
+    __slots__ = ("_awaits_turn", "_begun", "_ctx", "_refusal", "_rest", "keeps_ctx")
 
     def __init__(self, service: Service, ip: str | None) -> None:
         super().__init__(service, ip)
-        self._ctx: RequestCtx | None = None  # of the request that is being read or served
+        self._ctx: RequestCtx | None = None  # of the request that is being read or served, or of the next one
+        self.keeps_ctx = False
+        """True when the context may stay with this connection between two requests: see `Service.take_ctx`."""
         self._rest = b""  # received and not parsed yet
         self._begun: ParserState | None = None  # what of the request under way has come: nothing, some head, some body
         self._awaits_turn = False  # `_rest` is to be served when `_resume` is called
@@ -182,12 +184,24 @@ class Answering(Wire):
             self._ctx = None
 
     def _park(self, ctx: RequestCtx) -> None:
-        """No request is under way: give parser and context to whoever needs them next."""
+        """No request is under way: give parser and context to whoever needs them next, unless they may stay."""
         self._phase = IDLE
+        if not self.keeps_ctx:
+            self._return_ctx(ctx)
+        self._idle()
+
+    def _return_ctx(self, ctx: RequestCtx) -> None:
         self._ctx = None
         ctx._connection = None
         self.service.contexts.append(ctx)
-        self._idle()
+
+    def return_kept_ctx(self) -> None:
+        """Keep no context between two requests, until the next one."""
+        self.keeps_ctx = False
+        ctx = self._ctx
+        # Blank lines before a request leave a connection idle, with a parser that has seen them.
+        if ctx is not None and self._phase is IDLE and ctx.parser.untouched:
+            self._return_ctx(ctx)
 
     def _idle(self) -> None:
         service = self.service

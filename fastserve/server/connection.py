@@ -1,7 +1,8 @@
 """`Connection`: one accepted connection, from its first byte to its last. The thin shell around `http1`.
 
-A connection is parked (IDLE) with no parser, no RequestCtx, no worker and no task. The
-first byte of a request lends it a RequestCtx with its parser (READING). When the request
+A connection is parked (IDLE) with no worker and no task, and when it has been idle for a
+while, with no parser and no RequestCtx either. The first byte of a request lends it a
+RequestCtx with its parser (READING). When the request
 is whole, a worker runs the handler; mostly it is done at once, and the connection never
 leaves `data_received`. A handler that waits makes it SERVING; bytes that come meanwhile
 stay unparsed in `_rest`, with reading paused from the first segment on.
@@ -70,10 +71,7 @@ class Connection(Answering):
         ctx: RequestCtx = self._ctx  # type: ignore[assignment]  # None only where the next line but one finds it
         if phase is IDLE:
             if ctx is None:
-                contexts = service.contexts
-                ctx = contexts.pop() if contexts else service.new_ctx()
-                ctx._connection = self
-                self._ctx = ctx
+                ctx = self._ctx = service.take_ctx(self)
             self._phase = READING
             if not self._calm:
                 self._tell(ConnState.ACTIVE)
@@ -134,12 +132,9 @@ class Connection(Answering):
                         batch.append(answer)
                         answer = b"".join(batch)
                     self._transport.write(answer)
-                    if self._calm:
+                    if self._calm and self.keeps_ctx:
                         self._phase = IDLE
-                        self._ctx = None
                         self.deadline = service.idle_deadline
-                        ctx._connection = None
-                        service.contexts.append(ctx)
                     else:
                         self._park(ctx)
                     return
@@ -177,6 +172,8 @@ class Connection(Answering):
                 self.service.pool.withdraw(ctx)
                 self.service.threads.withdraw(ctx)
                 self._client_gone(ctx)
+            elif self._phase is IDLE:
+                self.return_kept_ctx()
             else:
                 self._forget(ctx)  # in mid-request: its parser is of no use to anyone else
         self._rest = b""
@@ -354,10 +351,7 @@ class Connection(Answering):
         self._awaits_turn = False
         self._phase = READING
         if self._ctx is None:
-            ctx = self.service.take_ctx()
-            ctx._connection = self
-            self._ctx = ctx
-            del ctx  # references to it are counted
+            self._ctx = self.service.take_ctx(self)
         data, self._rest = self._rest, b""
         self._resume_reading()
         self._take_stock()

@@ -22,6 +22,7 @@ from fastserve.server.threadpool import ThreadWorkerPool
 from fastserve.server.workerpool import WorkerPool
 
 if TYPE_CHECKING:
+    from fastserve.server.connection import Connection
     from fastserve.server.wire import Wire
 
 __all__ = ["Handler", "HandlerKind", "Service", "handler_kind"]
@@ -32,6 +33,8 @@ logger = logging.getLogger("fastserve")
 
 MAX_SPARE_CONTEXTS = 256
 """RequestCtx with their parsers kept for the next requests; a few KB each."""
+MAX_KEPT_CONTEXTS = 256
+"""And those that stay with a connection while its requests follow each other closely."""
 # References there are in `recycle` when nobody kept anything. To the request: the ctx's, the parser's, getrefcount's.
 # To the response: the ctx's, getrefcount's.
 REQUEST_REFS, RESPONSE_REFS = 3, 2
@@ -115,6 +118,7 @@ class Service:
         self.connections: set[Wire] = set()
         self.hijacked: set[asyncio.Task[None]] = set()
         self.contexts: list[RequestCtx] = []
+        self._keepers: set[Connection] = set()  # connections that keep theirs
         self.conn_state = config.conn_state
         self.checks_heads = config.header_received is not None or config.get_only
         self.begin = self._check_and_start if self.checks_heads else self._start
@@ -174,9 +178,17 @@ class Service:
         ctx.stamp()
         return self.threads.start(ctx)
 
-    def take_ctx(self) -> RequestCtx:
-        """A RequestCtx with a parser at the beginning of a request: the one that was given back last."""
-        return self.contexts.pop() if self.contexts else self.new_ctx()
+    def take_ctx(self, connection: Connection) -> RequestCtx:
+        """A RequestCtx for `connection`, its parser at the beginning of a request: the one that was given back last.
+
+        The connection may keep it for its next request when few do; `sweep` takes it back from those that are idle.
+        """
+        ctx = self.contexts.pop() if self.contexts else self.new_ctx()
+        ctx._connection = connection
+        if not connection.keeps_ctx and len(self._keepers) < MAX_KEPT_CONTEXTS:
+            connection.keeps_ctx = True
+            self._keepers.add(connection)
+        return ctx
 
     def new_ctx(self) -> RequestCtx:
         config = self.config
@@ -223,6 +235,7 @@ class Service:
     def set_time(self) -> None:
         """Read the clocks. Everything that needs the time to a tick takes it from here."""
         self.now = self.clock()
+        self._last_idle_deadline = self.idle_deadline
         self.idle_deadline = self.deadline(self.config.idle_timeout)
         self.renderer.set_time(time.time())
 
@@ -233,6 +246,10 @@ class Service:
     def sweep(self) -> None:
         """Look at every deadline that there is."""
         now = self.now
+        # Busy with one request for a while, or idle since the last tick but one: a response would have set the deadline anew.
+        for keeper in [k for k in self._keepers if not k.idle or k.deadline < self._last_idle_deadline]:
+            self._keepers.discard(keeper)
+            keeper.return_kept_ctx()
         del self.contexts[MAX_SPARE_CONTEXTS:]
         if self._surge.tick(len(self.connections)):
             self.connections = set(self.connections)  # a set keeps the table of its largest size
@@ -245,6 +262,7 @@ class Service:
 
     def connection_closed(self, connection: Wire) -> None:
         """Every accepted connection ends here, also one whose transport was never made."""
+        self._keepers.discard(connection)
         if self.on_connection_closed is not None:
             self.on_connection_closed(connection)
 

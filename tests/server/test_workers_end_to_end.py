@@ -611,15 +611,45 @@ def test_ctx_that_nobody_keeps_is_used_again(run: Run) -> None:
 
             service.new_ctx = counted  # type: ignore[method-assign]
             await both[0].get()
-            (spare,) = map(id, service.contexts)  # no reference: it would not be used again
+            await both[1].get()
+            one, other = seen[-2:]  # no reference: it would not be used again
+            assert one != other  # each stays with its connection
             seen.clear()
             for n in range(4):
                 assert await both[n % 2].get(f"/{n}") == b"/%d" % n
             await both[0].send(get("/5") + get("/6") + get("/7"))
             assert [(await both[0].read())[2] for _ in range(3)] == [b"/5", b"/6", b"/7"]
-            assert seen == [spare] * 7
-            assert list(map(id, service.contexts)) == [spare]
-            assert made <= 1
+            assert seen == [one, other] * 2 + [one] * 3
+            assert service.contexts == []
+            assert made <= 2
+
+            # Those of connections that have become idle are for everybody.
+            for later in (1.0, 2.0):
+                service.clock = lambda later=later: asyncio.get_running_loop().time() + later  # type: ignore[misc]
+                service.set_time()
+            service.sweep()
+            assert set(map(id, service.contexts)) == {one, other}
+            seen.clear()
+            await both[1].get()
+            assert {*seen, *map(id, service.contexts)} == {one, other}
+            assert made <= 2
+
+    run(main())
+
+
+def test_few_connections_keep_a_ctx_between_requests(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastserve.server.service.MAX_KEPT_CONTEXTS", 2)
+
+    async def handler(ctx: RequestCtx) -> None:
+        ctx.set_body(ctx.path)
+
+    async def main() -> None:
+        async with serving(handler) as server, clients(server, 4) as four:
+            service = server.service
+            for n in range(8):
+                assert await four[n % 4].get(f"/{n}") == b"/%d" % n
+            assert sum(connection._ctx is not None for connection in service.connections) == 2  # type: ignore[attr-defined]
+            assert len(service.contexts) == 1
 
     run(main())
 
