@@ -626,7 +626,7 @@ messages = st.lists(st.one_of(heads, bodies, st.sampled_from([OK, EMPTY, CHUNKED
     limit=st.sampled_from([None, 4, 100]),
     draw=st.data(),
 )
-@example(data=OK + OK, taught=[OK], method="HEAD", limit=None, draw=None)  # type: ignore[arg-type]
+@example(data=OK + OK, taught=[OK], method="HEAD", limit=None, draw=None)
 @settings(max_examples=400, deadline=None)
 def test_any_input_gives_the_same_in_any_pieces_with_and_without_memory(
     data: bytes, taught: list[bytes], method: str, limit: int | None, draw: st.DataObject | None
