@@ -233,8 +233,7 @@ class Brotli:
                 raise _surplus("br")
             piece = self._stream.process(data, output_buffer_limit=MAX_PIECE)
             while True:
-                if piece:
-                    yield piece
+                yield from _in_pieces(piece)  # it may be a block over the limit
                 if self._stream.is_finished() or (not piece and self._stream.can_accept_more_data()):
                     return
                 piece = self._stream.process(b"", output_buffer_limit=MAX_PIECE)

@@ -2,7 +2,9 @@
 
 Invariants (tests/http1/test_form_encoding.py):
 
-* What `forms.parse_form` reads from an encoded form is what was encoded.
+* What `forms.parse_form` reads from an encoded form is what was encoded, but for what browsers change: line ends become
+  CRLF, and in names CR, LF and ``"`` come as ``%0D``, ``%0A`` and ``%22``. Backslashes are sent as they are, as
+  browsers do; a reader may take one at the end of a name, or two in a row, for an escape.
 * No name, file name, content type or datum can end its line, its part or the body.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from fastserve.errors import FormError
 from fastserve.http1.args import Args
@@ -19,11 +22,13 @@ from fastserve.http1.fields import is_field_value, printable
 __all__ = ["FileContent", "FormFields", "FormFiles", "encode_multipart", "encode_urlencoded", "to_args"]
 
 Scalar = str | int | float | bool
-FormFields = Args | Mapping[str, Scalar | Iterable[Scalar]] | Iterable[tuple[str, Scalar]]
-"""Fields: a mapping to one value or several, or pairs. Numbers are sent in decimal, True and False as true and false."""
+FormFields = Args | Mapping[str, Any] | Iterable[tuple[str, Any]]
+"""Fields: a mapping, or pairs, of names to values or to several of them. A value is str, int, float or bool; numbers are
+sent in decimal, True and False as true and false."""
 FileContent = bytes | tuple[str, bytes] | tuple[str, bytes, str]
 """A file: its bytes, ``(filename, bytes)`` or ``(filename, bytes, content_type)``."""
-FormFiles = Mapping[str, FileContent | list[FileContent]] | Iterable[tuple[str, FileContent]]
+FormFiles = Mapping[str, Any] | Iterable[tuple[str, FileContent]]
+"""Files: a mapping of names to files, or to lists of them, or pairs."""
 
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
@@ -38,7 +43,7 @@ def to_args(fields: FormFields) -> Args:
     if isinstance(fields, Args):
         return fields
     args = Args()
-    pairs: Iterable[tuple[str, Scalar | Iterable[Scalar]]] = fields.items() if isinstance(fields, Mapping) else fields
+    pairs: Iterable[tuple[str, Any]] = fields.items() if isinstance(fields, Mapping) else fields
     for name, value in pairs:
         if isinstance(value, str | int | float):
             args.add(name, _text(value))
