@@ -17,6 +17,7 @@ __all__ = ["next_request"]
 MAX_LOCATION = 16 * 1024
 
 _controls = re.compile(r"[\x00-\x1f\x7f]").search
+_whole_url = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://").match
 
 # RFC 9110 15.4: fields of the client's own state for one origin.
 ORIGIN_FIELDS = frozenset({"authorization", "proxy-authorization", "cookie", "host", "origin", "referer"})
@@ -77,9 +78,12 @@ def _resolve(request: ClientRequest, origin: Origin, location: str) -> tuple[Ori
         pass
     if _controls(location):  # urljoin drops some of them, and so sees another URL than whoever checked it
         raise RedirectError(f"a Location with control characters: '{printable(location)}'")
+    if location.startswith("///"):  # a path to one reader, another host to the next
+        raise RedirectError(f"Location '{printable(location)}' has an empty host")
     base = f"{origin}{'/' if request.target == '*' else request.target}"
     try:
-        url = urljoin(base, location.partition("#")[0])
+        # A whole URL is not joined: urljoin takes one with an empty host for a path.
+        url = location if _whole_url(location) else urljoin(base, location.partition("#")[0])
         target_origin, target = split_url(url)
     except (InvalidRequest, ValueError) as error:
         text = error.message if isinstance(error, InvalidRequest) else str(error)

@@ -17,15 +17,22 @@ __all__ = ["ClientRequest", "Origin", "RequestBody", "RequestHeaders", "split_ur
 
 RequestBody = bytes | bytearray | memoryview | str | Iterable[bytes | str] | AsyncIterable[bytes | str]
 """A body: bytes, text (sent as UTF-8), or an (async) iterable of them, which is sent as it comes."""
-RequestHeaders = Headers | Mapping[str, str | int] | Iterable[tuple[str, str | int]]
+RequestHeaders = Headers | Mapping[str, Any] | Iterable[tuple[str, Any]]
+"""Headers: a mapping or pairs of names to values, str or int."""
 
+METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _url = re.compile(
-    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#\\]*)(?P<rest>[^#]*)(?:#.*)?\Z", re.DOTALL
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>[^#]*)(?:#.*)?\Z", re.DOTALL
 ).match
 _controls = re.compile(r"[\x00-\x1f\x7f]").search
 _port = re.compile(r":([0-9]*)\Z").search
+
+# A program asks for the same URLs again and again. Bounded, as it may make them up; safe between threads, as each
+# step is one operation of a dict and what is kept cannot change.
+MAX_KNOWN_URLS = 1000
+MAX_KNOWN_URL = 1024
 
 
 class Origin(NamedTuple):
@@ -44,6 +51,9 @@ class Origin(NamedTuple):
         return f"{self.scheme}://{self.authority}"
 
 
+_known_urls: dict[str, tuple[Origin | None, str]] = {}
+
+
 def split_url(url: str) -> tuple[Origin | None, str]:
     """The origin that `url` names, None for a mere path, and its target in origin-form: percent-encoded, without a fragment.
 
@@ -51,6 +61,17 @@ def split_url(url: str) -> tuple[Origin | None, str]:
     """
     if not isinstance(url, str):
         raise InvalidRequest(f"the URL is {type(url).__name__}, not str")
+    known = _known_urls.get(url)
+    if known is None:
+        known = _split(url)
+        if len(url) <= MAX_KNOWN_URL:
+            if len(_known_urls) >= MAX_KNOWN_URLS:
+                _known_urls.clear()
+            _known_urls[url] = known
+    return known
+
+
+def _split(url: str) -> tuple[Origin | None, str]:
     if _controls(url):  # what a URL parser that drops them sees is another URL
         raise InvalidRequest(f"the URL has control characters: '{printable(url)}'")
     if not url or url[0] in "/?#":
@@ -122,9 +143,11 @@ class ClientRequest:
         files: FormFiles | None = None,
         body: RequestBody | None = None,
     ) -> None:
-        if not isinstance(method, str) or not is_field_name(method):
-            raise InvalidRequest(f"method '{printable(str(method), 50)}' is not a token (RFC 9110 9.1)")
-        self.method = method.upper()
+        if method not in METHODS:
+            if not isinstance(method, str) or not is_field_name(method):
+                raise InvalidRequest(f"method '{printable(str(method), 50)}' is not a token (RFC 9110 9.1)")
+            method = method.upper()
+        self.method = method
         self.origin, self.target = split_url(url)
         if params is not None:
             self._add_params(params)
@@ -204,7 +227,7 @@ class ClientRequest:
 def _to_headers(headers: RequestHeaders) -> Headers:
     if isinstance(headers, Headers):
         return Headers(headers.raw)
-    pairs: Iterable[tuple[str, str | int]] = headers.items() if isinstance(headers, Mapping) else headers
+    pairs: Iterable[tuple[str, Any]] = headers.items() if isinstance(headers, Mapping) else headers
     checked = Headers()
     try:
         for name, value in pairs:
