@@ -377,9 +377,11 @@ def test_a_refusal_says_where_it_was_and_holds_no_control_characters(data: bytes
     assert str(caught.value).isprintable()
 
 
-def test_http_0_9_is_refused_at_its_first_byte() -> None:
+@pytest.mark.parametrize("byte", [b"<", b"\r", b"\n", b" ", b"\x00", b"h"])
+def test_what_is_no_response_is_refused_at_its_first_byte(byte: bytes) -> None:
+    # Not at a timeout: whoever speaks HTTP/0.9 sends no blank line, and llhttp would skip one.
     with pytest.raises(MalformedResponse):
-        new_parser().feed(b"<")
+        new_parser().feed(byte)
 
 
 @pytest.mark.parametrize(
