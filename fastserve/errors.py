@@ -10,15 +10,33 @@ from __future__ import annotations
 __all__ = [
     "AppLoadError",
     "BodyStreamError",
+    "ClientClosed",
     "ClientDisconnected",
+    "ClientError",
+    "ClosedBeforeResponse",
+    "ClosedInResponse",
     "ConfigError",
+    "ConnectError",
+    "ConnectTimeout",
+    "ContentCodingError",
     "FastserveError",
     "FormError",
     "HijackError",
+    "InvalidRequest",
     "ListenError",
+    "MalformedResponse",
+    "RedirectError",
     "RequestError",
+    "ResponseBodyTimeout",
     "ResponseError",
+    "ResponseHeadTimeout",
+    "ResponseTooLarge",
+    "StatusError",
+    "TLSError",
+    "TooManyRedirects",
     "WorkerPoolClosed",
+    "WriteError",
+    "WriteTimeout",
 ]
 
 
@@ -78,3 +96,130 @@ class HijackError(FastserveError):
 
 class WorkerPoolClosed(FastserveError):
     """Work was given to a worker pool after it was closed."""
+
+
+# What ends a request of the client: one class per ending. Each says in which phase it was and after how long.
+
+
+class ClientError(FastserveError):
+    """A request of the client did not end well.
+
+    `phase` is where it was: ``"request"`` (nothing was done yet), ``"wait"`` (for a connection), ``"dial"``, ``"tls"``,
+    ``"write"``, ``"head"`` (until the response's head was there), ``"body"``, ``"redirect"`` or ``"done"``. `elapsed` is
+    the time in seconds since the request began; 0.0 where nobody has measured it: what reads bytes has no clock, and
+    whoever has one sets it.
+    """
+
+    phase = "request"
+    elapsed = 0.0
+
+    def __init__(self, message: str, *, phase: str | None = None, elapsed: float = 0.0) -> None:
+        super().__init__(message)
+        self.message = message
+        if phase is not None:
+            self.phase = phase
+        if elapsed:
+            self.elapsed = elapsed
+
+    def __str__(self) -> str:
+        after = f", after {self.elapsed:.3f} s" if self.elapsed else ""
+        return f"{self.message} (phase: {self.phase}{after})"
+
+
+class InvalidRequest(ClientError, ValueError):
+    """The request cannot be sent as it was built: nothing was written. The text says what to change."""
+
+
+class ClientClosed(ClientError):
+    """The client was closed before or while the request was made."""
+
+    phase = "wait"
+
+
+class ConnectError(ClientError, ConnectionError):
+    """No connection to the host: refused, unreachable, or its name was not found."""
+
+    phase = "dial"
+
+
+class ConnectTimeout(ConnectError, TimeoutError):
+    """The host did not take the connection in time."""
+
+
+class TLSError(ClientError, ConnectionError):
+    """The TLS handshake failed: a certificate that is not trusted, or not the host's, or no version in common."""
+
+    phase = "tls"
+
+
+class WriteError(ClientError, ConnectionError):
+    """The connection broke while the request was written. Some of it may have arrived."""
+
+    phase = "write"
+
+
+class WriteTimeout(WriteError, TimeoutError):
+    """The host did not take the request's bytes in time."""
+
+
+class ClosedBeforeResponse(ClientError, ConnectionError):
+    """The connection ended before the first byte of the response. Whether the request was served is not known."""
+
+    phase = "head"
+
+
+class ClosedInResponse(ClientError, ConnectionError):
+    """The connection ended in the middle of the response (RFC 9112 8)."""
+
+    phase = "body"
+
+
+class ResponseHeadTimeout(ClientError, TimeoutError):
+    """The response's head did not come, or not whole, in time."""
+
+    phase = "head"
+
+
+class ResponseBodyTimeout(ClientError, TimeoutError):
+    """The response's body did not come to its end in time."""
+
+    phase = "body"
+
+
+class ResponseTooLarge(ClientError, ValueError):
+    """The response's head or body is over the client's limit. The text names the limit."""
+
+    phase = "body"
+
+
+class MalformedResponse(ClientError, ValueError):
+    """The response breaks a rule of HTTP/1.1, and where it ends is not certain. Its connection is not used again."""
+
+    phase = "head"
+
+
+class ContentCodingError(ClientError, ValueError):
+    """The body's content coding is unknown, broken, or ends too early (RFC 9110 8.4)."""
+
+    phase = "body"
+
+
+class RedirectError(ClientError, ValueError):
+    """A redirect that cannot be followed. The text says why."""
+
+    phase = "redirect"
+
+
+class TooManyRedirects(RedirectError):
+    """The response was one redirect more than was allowed."""
+
+
+class StatusError(ClientError):
+    """`raise_for_status` met a status of 400 or more. `status_code` is it, `response` the whole response."""
+
+    phase = "done"
+
+    def __init__(self, message: str, *, status_code: int = 0, response: object = None, elapsed: float = 0.0) -> None:
+        super().__init__(message, elapsed=elapsed)
+        self.status_code = status_code
+        self.response = response
