@@ -27,7 +27,6 @@ def parsed(data: bytes) -> Request:
             break
     assert parser.state is ParserState.COMPLETE
     assert position == len(data)
-    parser.request.body = b"".join(parser.parts)
     return parser.request
 
 
