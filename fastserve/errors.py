@@ -12,11 +12,17 @@ __all__ = [
     "BodyStreamError",
     "ClientDisconnected",
     "ConfigError",
+    "DialError",
+    "DialTimeout",
     "FastserveError",
     "FormError",
     "HijackError",
     "ListenError",
+    "NoFreeConns",
+    "PoolClosed",
+    "PoolError",
     "RequestError",
+    "RequestTimeout",
     "ResponseError",
     "WorkerPoolClosed",
 ]
@@ -78,3 +84,30 @@ class HijackError(FastserveError):
 
 class WorkerPoolClosed(FastserveError):
     """Work was given to a worker pool after it was closed."""
+
+
+# --- the connection pool
+
+
+class PoolError(FastserveError):
+    """A connection pool could not do what was asked, or was used wrongly. The text says what to do."""
+
+
+class NoFreeConns(PoolError):
+    """All connections are in use, and the queue for them is closed, full, or took too long."""
+
+
+class PoolClosed(PoolError):
+    """The pool was closed before, or while, a connection was waited for."""
+
+
+class RequestTimeout(PoolError, TimeoutError):
+    """The caller's own time ran out first. The text says in which phase and after how long."""
+
+
+class DialError(PoolError, ConnectionError):
+    """A connection could not be opened; ``__cause__`` is what the dial function raised."""
+
+
+class DialTimeout(DialError, TimeoutError):
+    """Opening a connection took longer than `dial_timeout`."""
