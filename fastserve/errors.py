@@ -16,17 +16,21 @@ __all__ = [
     "ClosedBeforeResponse",
     "ClosedInResponse",
     "ConfigError",
-    "ConnectError",
-    "ConnectTimeout",
     "ContentCodingError",
+    "DialError",
+    "DialTimeout",
     "FastserveError",
     "FormError",
     "HijackError",
     "InvalidRequest",
     "ListenError",
     "MalformedResponse",
+    "NoFreeConns",
+    "PoolClosed",
+    "PoolError",
     "RedirectError",
     "RequestError",
+    "RequestTimeout",
     "ResponseBodyTimeout",
     "ResponseError",
     "ResponseHeadTimeout",
@@ -98,11 +102,11 @@ class WorkerPoolClosed(FastserveError):
     """Work was given to a worker pool after it was closed."""
 
 
-# What ends a request of the client: one class per ending. Each says in which phase it was and after how long.
+# Clients
 
 
 class ClientError(FastserveError):
-    """A request of the client did not end well.
+    """Base of what the client half raises: each says in which phase it was and after how long.
 
     `phase` is where it was: ``"request"`` (nothing was done yet), ``"wait"`` (for a connection), ``"dial"``, ``"tls"``,
     ``"write"``, ``"head"`` (until the response's head was there), ``"body"``, ``"redirect"`` or ``"done"``. `elapsed` is
@@ -126,24 +130,46 @@ class ClientError(FastserveError):
         return f"{self.message} (phase: {self.phase}{after})"
 
 
-class InvalidRequest(ClientError, ValueError):
-    """The request cannot be sent as it was built: nothing was written. The text says what to change."""
+# What a connection pool raises. A pool is a client's, whatever its connections speak.
 
 
-class ClientClosed(ClientError):
-    """The client was closed before or while the request was made."""
+class PoolError(ClientError):
+    """A connection pool could not do what was asked, or was used wrongly. The text says what to do."""
 
     phase = "wait"
 
 
-class ConnectError(ClientError, ConnectionError):
-    """No connection to the host: refused, unreachable, or its name was not found."""
+class NoFreeConns(PoolError):
+    """All connections are in use, and the queue for them is closed, full, or took too long."""
+
+
+class PoolClosed(PoolError):
+    """The pool was closed before, or while, a connection was waited for."""
+
+
+class RequestTimeout(PoolError, TimeoutError):
+    """The caller's own time ran out first. The text says in which phase and after how long."""
+
+
+class DialError(PoolError, ConnectionError):
+    """A connection could not be opened; ``__cause__`` is what the dial function raised."""
 
     phase = "dial"
 
 
-class ConnectTimeout(ConnectError, TimeoutError):
-    """The host did not take the connection in time."""
+class DialTimeout(DialError, TimeoutError):
+    """Opening a connection took longer than `dial_timeout`."""
+
+
+# What ends a request of an HTTP client beside those: one class per ending.
+
+
+class ClientClosed(PoolClosed):
+    """The client was closed before or while the request was made."""
+
+
+class InvalidRequest(ClientError, ValueError):
+    """The request cannot be sent as it was built: nothing was written. The text says what to change."""
 
 
 class TLSError(ClientError, ConnectionError):

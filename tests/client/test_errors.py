@@ -13,8 +13,8 @@ from fastserve.errors import ClientError, FastserveError, StatusError
 ENDINGS = [
     (errors.InvalidRequest, "request", False, False),
     (errors.ClientClosed, "wait", False, False),
-    (errors.ConnectError, "dial", True, False),
-    (errors.ConnectTimeout, "dial", True, True),
+    (errors.DialError, "dial", True, False),
+    (errors.DialTimeout, "dial", True, True),
     (errors.TLSError, "tls", True, False),
     (errors.WriteError, "write", True, False),
     (errors.WriteTimeout, "write", True, True),

@@ -1,0 +1,462 @@
+"""`ConnPool`: the asyncio shell of the pool.
+
+It carries out what `PoolCore` decides, and decides nothing itself. The check and the enqueue
+of an acquire are one synchronous block, so there is no lock; a connection passes from the
+pool to its holder without an await between, so a cancellation finds it on one side or the
+other. Dials, and `test_on_borrow`, `reset` and `close` that are async, run in tasks of the
+pool's own, with the context in which the pool was made: they belong to no caller.
+
+One timer per pool watches waits, idle times, lifetimes and dials; never one per waiter, and
+none while there is nothing to watch. It is armed no earlier than `TICK` after it last ran, so
+that ten thousand deadlines cost at most a hundred wake-ups a second.
+
+Not thread-safe; `SyncConnPool` is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+from fastserve.errors import DialError, PoolError
+from fastserve.pool.actions import AbandonDial, Actions, Attach, Close, Dial, Probe, Reset, Wake
+from fastserve.pool.conn import PooledConn
+from fastserve.pool.core import PoolCore
+from fastserve.pool.dials import DialTicket
+from fastserve.pool.events import PoolEvent
+from fastserve.pool.options import PoolOptions
+from fastserve.pool.stats import PoolStats
+from fastserve.pool.total import TotalLimits
+from fastserve.pool.want import WantConn, WantState
+
+__all__ = ["ConnPool", "Lease"]
+
+logger = logging.getLogger("fastserve")
+
+C = TypeVar("C")
+
+TICK = 0.01
+"""Seconds between two sweeps at least: how late a deadline may be noticed."""
+
+
+class ConnPool(Generic[C]):
+    """Pools connections of any kind for asyncio.
+
+    `dial` opens one (an async function), `close` closes one (a plain or an async function). `attach`, if there is one, is
+    told the `PooledConn` of each connection that was dialled, before anyone holds it: what the connection's owner
+    needs for `lost`. `clock` gives seconds; the default is the monotonic clock. May be made outside of a loop; it
+    belongs to the loop that first uses it. `total` and `after` are for `ConnPoolMap`.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_after",
+        "_armed_at",
+        "_attach",
+        "_clock",
+        "_close",
+        "_context",
+        "_core",
+        "_dial",
+        "_dials",
+        "_drained",
+        "_idle_duration",
+        "_loop",
+        "_on_event",
+        "_swept_at",
+        "_tasks",
+        "_timer",
+    )
+
+    def __init__(
+        self,
+        dial: Callable[[], Awaitable[C]],
+        close: Callable[[C], Awaitable[None] | None],
+        options: PoolOptions | None = None,
+        *,
+        attach: Callable[[PooledConn[C]], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        total: TotalLimits | None = None,
+        after: Callable[[], None] | None = None,
+    ) -> None:
+        self._core: PoolCore[C] = PoolCore(options, total=total, attach=attach is not None)
+        self._dial = dial
+        self._close = close
+        self._attach = attach
+        self._clock = clock
+        self._on_event = self._core.options.on_event
+        self._idle_duration = self._core.options.max_idle_conn_duration or math.inf
+        self._after = after
+        """Called when the books may have changed in a way that other pools of a map feel."""
+        self._context = contextvars.copy_context()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed_at = math.inf
+        self._swept_at = -math.inf
+        self._dials: dict[DialTicket, asyncio.Task[C]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._drained: asyncio.Future[None] | None = None
+        if self._core.options.min_idle_conns:
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError:
+                pass  # made outside of a loop: kept up from the first acquire on
+            else:
+                self.sweep()
+
+    # --- the warm path
+
+    def acquire_nowait(self) -> PooledConn[C] | None:
+        """A connection that is ready this instant, or None: then await `acquire`, which tests, dials and waits."""
+        return self._core.take_idle(self._clock())
+
+    def release(self, pooled: PooledConn[C]) -> None:
+        """Give a connection back: to the first waiter, or to the idle list. Raises `PoolError` when it is not held."""
+        now = self._clock()
+        actions = self._core.release(pooled, now)
+        if actions:
+            self._carry_out(actions)
+        elif self._armed_at > now + self._idle_duration:
+            self._arm()
+
+    # --- everything else
+
+    async def acquire(self, timeout: float | None = None) -> PooledConn[C]:
+        """A connection, within `timeout` seconds of the caller's own. Give it back with `release` or `discard`, once.
+
+        Raises `NoFreeConns`, `RequestTimeout` (the caller's time was the shorter), `DialError`, `PoolClosed`.
+        """
+        core = self._core
+        now = self._clock()
+        pooled = core.take_idle(now)
+        if pooled is not None:
+            return pooled
+        loop = self._running_loop()
+        want: WantConn[C] = WantConn()
+        actions = core.acquire(want, now, timeout)
+        if want.state is WantState.WAITING:
+            want.signal = loop.create_future()
+        if actions or self._after is not None:
+            self._carry_out(actions)  # may settle it: a test that ends at once
+        elif want.deadline < self._armed_at:
+            self._arm()
+        if want.state is WantState.WAITING:
+            if self._on_event is not None:
+                self._tell(PoolEvent("wait"))
+            try:
+                await want.signal
+            except BaseException:
+                # Also when it was woken in the same tick: what it was given goes to the next (aiohttp#9670).
+                actions = core.cancel(want, self._clock())
+                if actions:
+                    self._carry_out(actions)
+                raise
+        if self._on_event is not None:
+            self._tell(PoolEvent("failed" if want.error else "served", error=want.error))
+        return core.collect(want)
+
+    def connection(self, timeout: float | None = None) -> Lease[C]:
+        """``async with pool.connection() as conn:`` releases at the end, and discards when the block raised, since
+        nobody knows what the connection was in the middle of.
+        """
+        return Lease(self, partial(self.acquire, timeout))
+
+    def discard(self, pooled: PooledConn[C]) -> None:
+        """Close a connection instead of giving it back. Raises `PoolError` when it is not held."""
+        self._carry_out(self._core.discard(pooled, self._clock()))
+
+    def lost(self, pooled: PooledConn[C]) -> None:
+        """For the connection's owner: the peer closed it, or sent bytes that nobody asked for. Idle, it leaves the pool
+        at once; held, it is closed on release. May be called more than once.
+        """
+        self._carry_out(self._core.lost(pooled, self._clock()))
+
+    def set_max_conns(self, max_conns: int) -> None:
+        """Change the limit. Raised, waiters are served; lowered, idle connections close now and held ones on release."""
+        self._carry_out(self._core.set_limits(self._clock(), max_conns=max_conns))
+
+    def close_idle_connections(self) -> None:
+        """Close the connections that nobody holds."""
+        self._carry_out(self._core.close_idle(self._clock()))
+
+    def stats(self) -> PoolStats:
+        return self._core.stats()
+
+    @property
+    def closed(self) -> bool:
+        return self._core.closed
+
+    @property
+    def core(self) -> PoolCore[C]:
+        """The books, for those that look: conns, waiting, options. To be changed through the pool alone."""
+        return self._core
+
+    async def aclose(self, timeout: float | None = None) -> int:
+        """Close the pool: waiters get `PoolClosed`, idle connections close, and held ones as they are released.
+
+        After `timeout` seconds (None: no limit) those still held are closed under their holders, who may still release
+        them. Returns how many that were. When it returns, nothing of the pool runs any more.
+        """
+        loop = self._running_loop()
+        self.start_closing()
+        cut = 0
+        try:
+            async with asyncio.timeout(timeout):
+                while self._core.conns:
+                    if self._drained is None:
+                        self._drained = loop.create_future()
+                    await asyncio.shield(self._drained)  # several may wait for it
+        except TimeoutError:
+            pass
+        finally:
+            cut = self.cut()
+        tasks: list[asyncio.Task[Any]] = [*self._dials.values(), *self._tasks]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=self._core.options.dial_timeout)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=self._core.options.dial_timeout)
+        return cut
+
+    def start_closing(self) -> None:
+        """The first half of `aclose`: nothing new, and nothing idle."""
+        self._carry_out(self._core.close(self._clock()))
+
+    def cut(self) -> int:
+        """The second half: close what is still held under its holders, and say how many that were."""
+        held = self._core.conns
+        self._carry_out(self._core.close_held(self._clock()))
+        self._disarm()
+        return held
+
+    async def __aenter__(self) -> ConnPool[C]:
+        self._running_loop()
+        self.sweep()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose(0 if error is not None else None)
+
+    def sweep(self) -> None:
+        """Do now what the timer would: end waits, idle times, lifetimes and dials that have run out; keep up idle ones."""
+        self._swept_at = self._clock()
+        self._carry_out(self._core.tick(self._swept_at))
+
+    def pump(self) -> None:
+        """Room was made in another pool of the map."""
+        self._carry_out(self._core.pump(self._clock()))
+
+    def evict(self, pooled: PooledConn[C]) -> None:
+        """Close one idle connection, to make room in another pool of the map."""
+        self._carry_out(self._core.evict(pooled, self._clock()))
+
+    # --- carrying out
+
+    def _carry_out(self, actions: Actions) -> None:
+        for action in actions:
+            kind = type(action)
+            if kind is Wake:
+                signal = action[0].signal  # type: ignore[union-attr]
+                if signal is not None and not signal.done():
+                    signal.set_result(None)
+            else:
+                self._do(action)
+        wake = self._core.next_wake()
+        if wake is None:
+            if not self._core.conns:
+                self._disarm()
+        elif wake < self._armed_at:
+            self._arm()
+        if self._drained is not None and not self._core.conns and not self._drained.done():
+            self._drained.set_result(None)
+        if self._after is not None:
+            self._after()
+
+    def _do(self, action: Any) -> None:
+        match action:
+            case Dial(ticket):
+                self._tell(PoolEvent("dial"))
+                try:
+                    loop = self._running_loop()
+                except (RuntimeError, PoolError) as error:
+                    self._carry_out(self._core.dial_failed(ticket, error, self._clock()))
+                    return
+                task = loop.create_task(self._run_dial(), context=self._context.copy())
+                self._dials[ticket] = task
+                task.add_done_callback(lambda task: self._dial_ended(ticket, task))
+            case AbandonDial(ticket):
+                self._dials[ticket].cancel()
+            case Close(pooled, reason):
+                self._tell(PoolEvent("closed", pooled.conn, reason))
+                self._close_conn(pooled.conn)
+            case Probe(pooled, last_used):
+                test = self._core.options.test_on_borrow
+                assert test is not None
+                self._call(test, (pooled.conn, last_used), pooled, self._core.tested, none_is=False)
+            case Reset(pooled):
+                reset = self._core.options.reset
+                assert reset is not None
+                self._call(reset, (pooled.conn,), pooled, self._core.reset_done, none_is=True)
+            case Attach(pooled):
+                assert self._attach is not None
+                self._attach(pooled)
+
+    def _call(
+        self,
+        hook: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        pooled: PooledConn[C],
+        done: Callable[[PooledConn[C], bool, float], Actions],
+        *,
+        none_is: bool,
+    ) -> None:
+        """Run a hook of the user's on a connection, in place or, when it is async, in a task bounded by dial_timeout."""
+
+        def ended(result: Any) -> None:
+            self._carry_out(done(pooled, none_is if result is None else bool(result), self._clock()))
+
+        try:
+            result = hook(*arguments)
+        except Exception as error:
+            logger.info("pool: %r refused a connection: %r", hook, error)
+            ended(False)
+            return
+        if not inspect.isawaitable(result):
+            ended(result)
+            return
+        awaitable = result
+
+        async def finish() -> None:
+            ok = False
+            try:
+                async with asyncio.timeout(self._core.options.dial_timeout):
+                    ok = await awaitable
+            except Exception as error:
+                logger.info("pool: %r refused a connection: %r", hook, error)
+            finally:
+                ended(ok)
+
+        self._background(finish())
+
+    def _close_conn(self, conn: C) -> None:
+        try:
+            result = self._close(conn)
+        except Exception:
+            logger.warning("pool: closing %r failed", conn, exc_info=True)
+            return
+        if inspect.isawaitable(result):
+            awaitable = result
+
+            async def finish() -> None:
+                try:
+                    async with asyncio.timeout(self._core.options.dial_timeout):
+                        await awaitable
+                except Exception:
+                    logger.warning("pool: closing %r failed", conn, exc_info=True)
+
+            self._background(finish())
+
+    async def _run_dial(self) -> C:
+        return await self._dial()
+
+    def _dial_ended(self, ticket: DialTicket, task: asyncio.Task[C]) -> None:
+        """As a callback and not in the task: a task that is cancelled before its first step runs nothing of itself."""
+        del self._dials[ticket]
+        now = self._clock()
+        error: BaseException | None = DialError("the dial was cancelled") if task.cancelled() else task.exception()
+        if error is None:
+            conn = task.result()
+            self._tell(PoolEvent("dialled", conn))
+            self._carry_out(self._core.dialled(ticket, conn, now))
+        else:
+            self._tell(PoolEvent("dial_failed", error=error))
+            self._carry_out(self._core.dial_failed(ticket, error, now))
+
+    def _background(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._running_loop().create_task(coroutine, context=self._context.copy())
+        self._tasks.add(task)  # the loop itself holds tasks weakly
+        task.add_done_callback(self._tasks.discard)
+
+    def _tell(self, event: PoolEvent) -> None:
+        if self._on_event is not None:
+            try:
+                self._on_event(event)
+            except Exception:
+                logger.warning("pool: on_event raised", exc_info=True)
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                raise PoolError("this pool belongs to another event loop: make one pool per loop")
+            self._loop = loop
+        return loop
+
+    # --- the timer
+
+    def _arm(self) -> None:
+        """Have the timer run when the core next has something to do."""
+        wake = self._core.next_wake()
+        if wake is None:
+            return
+        wake = max(wake, self._swept_at + TICK)
+        if wake >= self._armed_at:
+            return
+        self._disarm()
+        self._armed_at = wake
+        self._timer = self._running_loop().call_later(max(0.0, wake - self._clock()), self._timer_fired)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._armed_at = math.inf
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        self._armed_at = math.inf
+        self.sweep()
+
+
+class _Holding(Protocol[C]):
+    """A pool, or a map of pools."""
+
+    def release(self, pooled: PooledConn[C]) -> None: ...
+
+    def discard(self, pooled: PooledConn[C]) -> None: ...
+
+
+class Lease(Generic[C]):
+    """One use of a connection: see `ConnPool.connection`."""
+
+    __slots__ = ("_acquire", "_pool", "_pooled")
+
+    def __init__(self, pool: _Holding[C], acquire: Callable[[], Awaitable[PooledConn[C]]]) -> None:
+        self._pool = pool
+        self._acquire = acquire
+        self._pooled: PooledConn[C] | None = None
+
+    async def __aenter__(self) -> C:
+        self._pooled = pooled = await self._acquire()
+        return pooled.conn
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pooled, self._pooled = self._pooled, None
+        if pooled is not None:
+            if error is None:
+                self._pool.release(pooled)
+            else:
+                self._pool.discard(pooled)

@@ -1,0 +1,63 @@
+"""`WantConn`, one acquire that waits, and `WaiterQueue`: first come, first served.
+
+A cancelled waiter leaves the middle of the queue in O(1), so that memory is O(live waiters)
+and a release never has to step over dead ones (fasthttp#2391, #1830).
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import OrderedDict
+from typing import Any, Generic, TypeVar
+
+from fastserve.pool.conn import PooledConn
+
+__all__ = ["WaiterQueue", "WantConn", "WantState"]
+
+C = TypeVar("C")
+
+
+class WantState(enum.Enum):
+    """A waiter goes from WAITING to one of the others once, and from DELIVERED to TAKEN or CANCELLED once."""
+
+    WAITING = "waiting"
+    DELIVERED = "delivered"
+    """It has its connection, but its task or thread has not run yet."""
+    TAKEN = "taken"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class WantConn(Generic[C]):
+    """One waiter. The core settles it, the shell wakes it by `signal`, and `PoolCore.collect` gives what it got."""
+
+    __slots__ = ("deadline", "error", "own_time", "pooled", "queued", "signal", "since", "state")
+
+    def __init__(self, signal: Any = None) -> None:
+        self.signal = signal
+        """The shell's own: what to set to wake whoever waits."""
+        self.state = WantState.WAITING
+        self.pooled: PooledConn[C] | None = None
+        self.error: Exception | None = None
+        self.since = 0.0
+        self.deadline = math.inf
+        self.own_time = False
+        """The deadline is the caller's own, rather than the pool's."""
+        self.queued = False
+        """It waits for another holder's connection, not for a dial of its own: counted in `waits`."""
+
+
+class WaiterQueue(OrderedDict[WantConn[Any], None]):
+    """Waiters in the order they came. An OrderedDict: a plain dict is quadratic when taken from its front."""
+
+    __slots__ = ()
+
+    def append(self, want: WantConn[Any]) -> None:
+        self[want] = None
+
+    def pop_first(self) -> WantConn[Any]:
+        return self.popitem(last=False)[0]
+
+    def remove(self, want: WantConn[Any]) -> None:
+        del self[want]
