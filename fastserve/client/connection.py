@@ -1,0 +1,343 @@
+"""`ClientConnection`: one connection to the upstream, on asyncio. It has no task: whoever holds it writes, and awaits.
+
+    (idle) -> WRITE -> HEAD -> BODY -> (idle)
+
+Invariants:
+1. One holder at a time, which waits for one thing at a time: that the request is taken, that the response (or its head) is
+   there, or that there is more of the body.
+2. Whatever ends the connection ends that wait with the error that says why.
+3. `reusable` is True only when a response was read to its end, and nothing came behind it.
+4. At most `MAX_UNREAD` bytes and a segment of a streamed body are held: then reading is paused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fastserve.errors import (
+    ClientError,
+    ClosedBeforeResponse,
+    ClosedInResponse,
+    ResponseBodyTimeout,
+    ResponseHeadTimeout,
+    WriteError,
+    WriteTimeout,
+)
+from fastserve.http1.response_parser import ResponseHeadMemory, ResponseParser, ResponseState
+
+if TYPE_CHECKING:
+    from fastserve.pool.conn import PooledConn
+
+__all__ = ["ClientConnection", "Phase"]
+
+MAX_UNREAD = 64 * 1024
+
+IN_HEAD, COMPLETE = ResponseState.HEAD, ResponseState.COMPLETE
+
+
+class Phase(enum.Enum):
+    """What the holder of a connection waits for."""
+
+    WRITE = "write"
+    HEAD = "head"
+    BODY = "body"
+
+
+WRITE, HEAD, BODY = Phase.WRITE, Phase.HEAD, Phase.BODY
+
+
+class ClientConnection(asyncio.Protocol):
+    """`watch` is called as (connection, seconds) to set `deadline`, so long from now but not behind `limit`.
+    `on_unusable` is called once, with the connection, when it can't be used for another request; `max_body_size` bounds
+    bodies that are read whole.
+    """
+
+    __slots__ = (
+        "_body_timeout",
+        "_loop",
+        "_max_body_size",
+        "_on_unusable",
+        "_reading_paused",
+        "_streams",
+        "_told",
+        "_transport",
+        "_unsent",
+        "_waiter",
+        "_watch",
+        "_write_paused",
+        "_write_timeout",
+        "deadline",
+        "error",
+        "limit",
+        "lost",
+        "parser",
+        "phase",
+        "pooled",
+        "spoiled",
+        "wrote",
+    )
+
+    _transport: asyncio.Transport
+    pooled: PooledConn[ClientConnection]
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        memory: ResponseHeadMemory,
+        watch: Callable[[ClientConnection, float], None],
+        on_unusable: Callable[[ClientConnection], None],
+        *,
+        write_timeout: float,
+        body_timeout: float,
+        max_body_size: int,
+    ) -> None:
+        self._loop = loop
+        self._watch = watch
+        self._on_unusable = on_unusable
+        self._max_body_size = max_body_size
+        self._write_timeout = write_timeout
+        self._body_timeout = body_timeout
+        self.parser = ResponseParser(memory, max_body_size)
+        self.error: ClientError | None = None
+        """Why the connection is of no use any more."""
+        self.lost = False
+        self.spoiled = False
+        """True when it may not be used for another request."""
+        self.wrote = False
+        """True when some of the request under way was written."""
+        self.phase = HEAD
+        self.deadline = self.limit = math.inf
+        """When the wait under way is given up; and when the request is, which is never sooner."""
+        self._waiter: asyncio.Future[None] | None = None  # the holder's
+        self._streams = False
+        self._told = False
+        self._reading_paused = self._write_paused = False
+        self._unsent = 0
+
+    # For the holder
+
+    def send(self, method: str, data: bytes, streams: bool) -> asyncio.Future[None]:
+        """Write a whole request. Await what is returned: the response is there, or its head if it `streams`."""
+        if streams is not self._streams:
+            self._set_streams(streams)
+        self.parser.begin(method)
+        self.phase = HEAD
+        waiter = self._waiter = self._loop.create_future()
+        if self.error is not None or self.lost:
+            self._raise_in_waiter()
+            return waiter
+        self.wrote = True
+        self._transport.write(data)
+        return waiter
+
+    def begin(self, method: str, streams: bool) -> None:
+        """A request comes, in several `write`s and a `sent`; `answered` says when there is no need to go on."""
+        self._set_streams(streams)
+        self.parser.begin(method)
+        self.phase = WRITE
+        self.wrote = False
+
+    def _set_streams(self, streams: bool) -> None:
+        self._streams = streams
+        self.parser.max_body_size = None if streams else self._max_body_size  # what is streamed is not held
+
+    @property
+    def answered(self) -> bool:
+        """True when the response is there although the request was not written to its end, or never will be."""
+        return self.error is not None or self.lost or self.parser.state is not IN_HEAD
+
+    async def write(self, data: bytes) -> None:
+        """Write a part of the request, and wait until the upstream has taken most of it, or has answered already."""
+        if self.answered:
+            return
+        self.wrote = True
+        self._transport.write(data)
+        while self._write_paused and not self.answered:
+            self._unsent = self._transport.get_write_buffer_size()
+            self._watch(self, self._write_timeout)
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    async def sent(self, read_timeout: float) -> None:
+        """The request is written, or the rest of it is not wanted. Wait for the response, or its head."""
+        if self._transport.get_write_buffer_size() and self.answered:
+            self.spoil()  # the upstream did not wait for the rest: what it makes of it is not known
+        self.phase = HEAD
+        self._watch(self, read_timeout)
+        while not self._is_there():
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    async def next_piece(self) -> bytes:
+        """More of a streamed body; empty at its end. Raises what ended it before."""
+        parser = self.parser
+        while not parser.parts:
+            if parser.state is COMPLETE:
+                return b""
+            if self.error is not None:
+                raise self.error
+            self.phase = BODY
+            self._watch(self, self._body_timeout)
+            self._resume_reading()
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                self.deadline = math.inf
+        return parser.take_body()
+
+    @property
+    def reusable(self) -> bool:
+        return self.parser.keep_alive and not self.spoiled
+
+    def close(self) -> None:
+        """Close now. What is not written is lost: nobody waits for an answer to it."""
+        self.spoiled = True
+        if self.parser.state is COMPLETE or not self.wrote:
+            self._transport.close()
+        else:
+            self._transport.abort()
+
+    # For the client's timer
+
+    def expire(self, now: float) -> None:
+        """`deadline` has passed."""
+        if self.phase is WRITE and now < self.limit:
+            unsent = self._transport.get_write_buffer_size()
+            if unsent < self._unsent:
+                self._unsent = unsent
+                self.deadline = min(self.limit, now + self._write_timeout)
+                return
+        self.deadline = math.inf
+        whose = "the request's own time is up" if now >= self.limit else "see write_timeout, read_timeout, body_timeout"
+        if self.phase is WRITE:
+            self._fail(WriteTimeout(f"the upstream did not take the request in time ({whose})"))
+        elif self.phase is HEAD:
+            self._fail(ResponseHeadTimeout(f"the response's head did not come in time ({whose})"))
+        else:
+            self._fail(ResponseBodyTimeout(f"the response's body did not come in time ({whose})"))
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        parser = self.parser
+        if parser.state is COMPLETE or not self.wrote:
+            # Nothing was asked: what comes now can't be the response to what will be (RFC 9112 9.2).
+            self.spoil()
+            return
+        try:
+            position = parser.feed(data)
+        except ClientError as error:
+            self._fail(error)
+            return
+        waiter = self._waiter
+        if parser.state is COMPLETE:
+            if position < len(data):
+                self.spoil()
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+            return
+        if parser.state is IN_HEAD:
+            return  # part of a head, or an informational one: the deadline stays
+        if self._streams:
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+            if not self._reading_paused and sum(map(len, parser.parts)) > MAX_UNREAD:
+                self._reading_paused = True
+                self._transport.pause_reading()
+        elif self.phase is not WRITE:
+            self.phase = BODY
+            self._watch(self, self._body_timeout)
+
+    def eof_received(self) -> bool:
+        self.spoil()
+        if self.wrote and self.parser.state is not COMPLETE:
+            try:
+                self.parser.eof()
+            except ClientError as error:
+                self._fail(error)
+            else:
+                self._wake()
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.lost = True
+        self.spoil()
+        if self.wrote and self.parser.state is not COMPLETE and self.error is None:
+            if self.phase is WRITE and not self.parser.started:
+                self.error = WriteError(f"the connection broke while the request was written: {error or 'closed'}")
+            elif self.parser.started:
+                self.error = ClosedInResponse(f"the connection broke in the middle of the response: {error or 'closed'}")
+            else:
+                self.error = ClosedBeforeResponse(
+                    f"the connection broke before the first byte of the response: {error or 'closed'}"
+                )
+        self._wake()
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        if self.phase is WRITE:
+            self._wake()
+
+    # Inside
+
+    def spoil(self) -> None:
+        """No other request on this connection."""
+        self.spoiled = True
+        if not self._told:
+            self._told = True
+            self._on_unusable(self)
+
+    def _is_there(self) -> bool:
+        """The response, or its head if it is streamed. Raises what ended the connection before."""
+        state = self.parser.state
+        if state is COMPLETE or (self._streams and state is not IN_HEAD):
+            return True
+        if self.error is not None:
+            raise self.error
+        if self.lost:
+            raise ClosedBeforeResponse("the connection was closed before the request was written")
+        return False
+
+    def _raise_in_waiter(self) -> None:
+        assert self._waiter is not None
+        self._waiter.set_exception(
+            self.error or ClosedBeforeResponse("the connection was closed before the request was written")
+        )
+
+    def _fail(self, error: ClientError) -> None:
+        self.error = error
+        self.spoil()
+        self._transport.abort()
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        if self.error is not None and self.phase is not WRITE:
+            waiter.set_exception(self.error)
+        else:
+            waiter.set_result(None)
+
+    def _resume_reading(self) -> None:
+        if self._reading_paused:
+            self._reading_paused = False
+            self._transport.resume_reading()
