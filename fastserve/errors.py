@@ -12,12 +12,17 @@ __all__ = [
     "BodyStreamError",
     "ClientDisconnected",
     "ConfigError",
+    "DialError",
+    "DialTimeout",
     "FastserveError",
     "FormError",
     "HijackError",
     "ListenError",
     "RequestError",
+    "ResolveError",
     "ResponseError",
+    "TLSError",
+    "TLSTimeout",
     "WorkerPoolClosed",
 ]
 
@@ -78,3 +83,36 @@ class HijackError(FastserveError):
 
 class WorkerPoolClosed(FastserveError):
     """Work was given to a worker pool after it was closed."""
+
+
+# Dialing
+
+
+class DialError(FastserveError, OSError):
+    """A connection to an upstream could not be made. The text says which address, which phase, after how long, and why.
+
+    `phase` is ``look-up``, ``connect`` or ``TLS``, `elapsed` the seconds since the dial began, `address` what was
+    dialled. Nothing of a request has been sent, so any request may be sent again.
+    """
+
+    def __init__(self, text: str, *, phase: str = "connect", elapsed: float = 0.0, address: str = "") -> None:
+        super().__init__(text)
+        self.phase = phase
+        self.elapsed = elapsed
+        self.address = address
+
+
+class DialTimeout(DialError, TimeoutError):
+    """A dial took longer than its time; `phase` says where it was then."""
+
+
+class ResolveError(DialError):
+    """The name of an upstream has no address, or could not be looked up."""
+
+
+class TLSError(DialError):
+    """The connection is there, but not the TLS on it: a certificate that is refused, or a peer that can't agree."""
+
+
+class TLSTimeout(TLSError, DialTimeout):
+    """The TLS handshake took longer than its time."""
