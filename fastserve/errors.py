@@ -31,12 +31,14 @@ __all__ = [
     "RedirectError",
     "RequestError",
     "RequestTimeout",
+    "ResolveError",
     "ResponseBodyTimeout",
     "ResponseError",
     "ResponseHeadTimeout",
     "ResponseTooLarge",
     "StatusError",
     "TLSError",
+    "TLSTimeout",
     "TooManyRedirects",
     "WorkerPoolClosed",
     "WriteError",
@@ -108,7 +110,7 @@ class WorkerPoolClosed(FastserveError):
 class ClientError(FastserveError):
     """Base of what the client half raises: each says in which phase it was and after how long.
 
-    `phase` is where it was: ``"request"`` (nothing was done yet), ``"wait"`` (for a connection), ``"dial"``, ``"tls"``,
+    `phase` is where it was: ``"request"`` (nothing was done yet), ``"wait"`` (for a connection), those of `DialError`,
     ``"write"``, ``"head"`` (until the response's head was there), ``"body"``, ``"redirect"`` or ``"done"``. `elapsed` is
     the time in seconds since the request began; 0.0 where nobody has measured it: what reads bytes has no clock, and
     whoever has one sets it.
@@ -152,13 +154,40 @@ class RequestTimeout(PoolError, TimeoutError):
 
 
 class DialError(PoolError, ConnectionError):
-    """A connection could not be opened; ``__cause__`` is what the dial function raised."""
+    """A connection could not be opened. Nothing of a request was sent, so any request may be sent again.
+
+    `phase` is ``"look-up"``, ``"connect"`` or ``"TLS"``, or ``"dial"`` where that is not known; `address` is what was
+    dialled, if that is; ``__cause__`` what went wrong below.
+    """
 
     phase = "dial"
 
+    def __init__(self, message: str, *, phase: str | None = None, elapsed: float = 0.0, address: str = "") -> None:
+        super().__init__(message, phase=phase, elapsed=elapsed)
+        self.address = address
+
+    def __str__(self) -> str:
+        return self.message if self.address else super().__str__()  # who knows the address has told phase and time too
+
 
 class DialTimeout(DialError, TimeoutError):
-    """Opening a connection took longer than `dial_timeout`."""
+    """Opening a connection took longer than its time; `phase` says where it was then."""
+
+
+class ResolveError(DialError):
+    """The name of an upstream has no address, or could not be looked up."""
+
+    phase = "look-up"
+
+
+class TLSError(DialError):
+    """The connection is there, but not the TLS on it: a certificate that is refused, or a peer that can't agree."""
+
+    phase = "TLS"
+
+
+class TLSTimeout(TLSError, DialTimeout):
+    """The TLS handshake took longer than its time."""
 
 
 # What ends a request of an HTTP client beside those: one class per ending.
@@ -170,12 +199,6 @@ class ClientClosed(PoolClosed):
 
 class InvalidRequest(ClientError, ValueError):
     """The request cannot be sent as it was built: nothing was written. The text says what to change."""
-
-
-class TLSError(ClientError, ConnectionError):
-    """The TLS handshake failed: a certificate that is not trusted, or not the host's, or no version in common."""
-
-    phase = "tls"
 
 
 class WriteError(ClientError, ConnectionError):

@@ -15,18 +15,19 @@ PACKAGE = Path(fastserve.__file__).parent
 # Part to the parts below it. Each may also import itself; `fastserve` alone is the public face, for those on top.
 BELOW: dict[str, frozenset[str]] = {
     "errors": frozenset(),
+    "options": frozenset({"errors"}),
     "http1": frozenset({"errors"}),
-    "pool": frozenset({"errors"}),
-    "server": frozenset({"errors", "http1", "pool"}),
-    "client": frozenset({"errors", "http1", "pool"}),
-    "testing": frozenset({"errors", "http1", "server"}),
-    "demo": frozenset({"errors", "http1", "server"}),
-    "adapters": frozenset({"errors", "http1", "pool", "server", "client"}),
-    "process": frozenset({"errors", "http1", "pool", "server", "client", "adapters"}),
-    "__init__": frozenset({"errors", "http1", "pool", "server", "client", "adapters", "process"}),
+    "pool": frozenset({"errors", "options"}),
+    "server": frozenset({"errors", "options", "http1", "pool"}),
+    "client": frozenset({"errors", "options", "http1", "pool"}),
+    "testing": frozenset({"errors", "options", "http1", "server"}),
+    "demo": frozenset({"errors", "options", "http1", "server"}),
+    "adapters": frozenset({"errors", "options", "http1", "pool", "server", "client"}),
+    "process": frozenset({"errors", "options", "http1", "pool", "server", "client", "adapters"}),
+    "__init__": frozenset({"errors", "options", "http1", "pool", "server", "client", "adapters", "process"}),
 }
 MAY_IMPORT_EVERYTHING = frozenset({"cli", "__main__"})
-PURE = frozenset({"errors", "http1", "pool"})
+PURE = frozenset({"errors", "options", "http1", "pool"})
 SHELLS = frozenset({"fastserve.pool.aio", "fastserve.pool.threads"})
 """What carries out the decisions of a pure part next to it; the only modules of such a part that do I/O."""
 INPUT_OUTPUT = frozenset(

@@ -53,7 +53,15 @@ class BaseClient:
         return self._last_use_time
 
     def _may_retry(
-        self, error: BaseException, request: ClientRequest, attempt: int, *, wrote: bool, started: bool, now: float, limit: float
+        self,
+        error: BaseException,
+        request: ClientRequest,
+        attempt: int,
+        *,
+        wrote: bool,
+        started: bool,
+        now: float,
+        limit: float,
     ) -> bool:
         """True when `request` may be sent again, on a fresh connection, after its attempt number `attempt` ended so."""
         if not isinstance(error, ClosedBeforeResponse | WriteError) or isinstance(error, TimeoutError) or now >= limit:

@@ -52,14 +52,15 @@ WRITE, HEAD, BODY = Phase.WRITE, Phase.HEAD, Phase.BODY
 
 class ClientConnection(asyncio.Protocol):
     """`watch` is called as (connection, seconds) to set `deadline`, so long from now but not behind `limit`.
-    `on_unusable` is called once, with the connection, when it can't be used for another request; `max_body_size` bounds
-    bodies that are read whole.
+    `on_unusable` is called once, with the connection, when it can't be used for another request, and `on_closed` when its
+    socket is gone. `max_body_size` bounds bodies that are read whole.
     """
 
     __slots__ = (
         "_body_timeout",
         "_loop",
         "_max_body_size",
+        "_on_closed",
         "_on_unusable",
         "_reading_paused",
         "_streams",
@@ -82,7 +83,7 @@ class ClientConnection(asyncio.Protocol):
     )
 
     _transport: asyncio.Transport
-    pooled: PooledConn[ClientConnection]
+    pooled: PooledConn[ClientConnection] | None
 
     def __init__(
         self,
@@ -90,6 +91,7 @@ class ClientConnection(asyncio.Protocol):
         memory: ResponseHeadMemory,
         watch: Callable[[ClientConnection, float], None],
         on_unusable: Callable[[ClientConnection], None],
+        on_closed: Callable[[ClientConnection], None],
         *,
         write_timeout: float,
         body_timeout: float,
@@ -98,10 +100,13 @@ class ClientConnection(asyncio.Protocol):
         self._loop = loop
         self._watch = watch
         self._on_unusable = on_unusable
+        self._on_closed = on_closed
         self._max_body_size = max_body_size
         self._write_timeout = write_timeout
         self._body_timeout = body_timeout
         self.parser = ResponseParser(memory, max_body_size)
+        self.pooled = None
+        """Its entry in the pool's books."""
         self.error: ClientError | None = None
         """Why the connection is of no use any more."""
         self.lost = False
@@ -281,12 +286,15 @@ class ClientConnection(asyncio.Protocol):
             if self.phase is WRITE and not self.parser.started:
                 self.error = WriteError(f"the connection broke while the request was written: {error or 'closed'}")
             elif self.parser.started:
-                self.error = ClosedInResponse(f"the connection broke in the middle of the response: {error or 'closed'}")
+                self.error = ClosedInResponse(
+                    f"the connection broke in the middle of the response: {error or 'closed'}"
+                )
             else:
                 self.error = ClosedBeforeResponse(
                     f"the connection broke before the first byte of the response: {error or 'closed'}"
                 )
         self._wake()
+        self._on_closed(self)
 
     def pause_writing(self) -> None:
         self._write_paused = True

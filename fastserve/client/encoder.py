@@ -91,7 +91,9 @@ class BodyFramer:
         """One piece, ready to be written; empty for an empty one. Raises `InvalidRequest`."""
         data = piece.encode() if isinstance(piece, str) else piece
         if not isinstance(data, bytes | bytearray | memoryview):
-            raise InvalidRequest(f"the body's stream gave {type(piece).__name__}: bytes and str can be sent", phase="write")
+            raise InvalidRequest(
+                f"the body's stream gave {type(piece).__name__}: bytes and str can be sent", phase="write"
+            )
         if self._left is None:
             return chunk(bytes(data)) if len(data) else b""
         self._left -= len(data)

@@ -112,7 +112,10 @@ class ClientOptions:
         least=0.001,
     )
     tls_timeout: float | None = option(
-        None, "How long the TLS handshake alone may take. None: what is left of dial_timeout.", takes="float or None", least=0.001
+        None,
+        "How long the TLS handshake alone may take. None: what is left of dial_timeout.",
+        takes="float or None",
+        least=0.001,
     )
     dns_cache_duration: float = option(
         60.0,

@@ -378,13 +378,14 @@ class PoolCore(ConnBooks[C]):
     def _fail_head(self, error: BaseException, started: float, now: float, actions: list[Action]) -> None:
         """A dial has failed: so has the waiter that would have got it."""
         if self._waiters:
-            if isinstance(error, DialTimeout):
-                failure: DialError = DialTimeout(str(error))
+            failure: Exception
+            if isinstance(error, DialError):
+                failure = error  # it says all that there is to say, and this waiter alone gets it
             else:
                 failure = DialError(
                     f"the dial failed after {now - started:.3f} s: {type(error).__name__}: {error}; is the peer up?"
                 )
-            failure.__cause__ = error
+                failure.__cause__ = error
             self._settle_failed(self._waiters.pop_first(), failure, now, actions)
 
     def _start_dials(self, now: float, actions: list[Action]) -> None:

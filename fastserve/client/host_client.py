@@ -1,0 +1,403 @@
+"""`HostClient`: an HTTP/1.1 client for one upstream, on asyncio, in the manner of fasthttp's HostClient.
+
+A request is written and its response read in the caller's own task: there is no task per connection, and no timer per
+request. Which connection a request gets is `ConnPool`'s to decide.
+
+Invariants (tests/client):
+1. A connection goes back to the pool only when its response was read to its end, said keep-alive, and nothing came behind
+   it; in every other case, a cancelled caller included, it is closed.
+2. A request is sent again only where `may_retry` says so, and then on a fresh connection.
+3. Every wait has a deadline of its own, and none is behind the request's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from types import TracebackType
+from typing import Any
+
+from fastserve.client.base import MAX_REDIRECTS, BaseClient, time_limit
+from fastserve.client.connection import ClientConnection
+from fastserve.client.dialing import Dialer
+from fastserve.client.encoder import BodyFramer
+from fastserve.client.options import ClientOptions
+from fastserve.client.reader import BodyReader
+from fastserve.client.request import ClientRequest
+from fastserve.client.resolver import Resolver
+from fastserve.client.response import ClientResponse
+from fastserve.errors import ClientError, DialError
+from fastserve.pool.aio import ConnPool
+from fastserve.pool.conn import PooledConn
+from fastserve.pool.stats import PoolStats
+
+__all__ = ["HostClient"]
+
+CLOSE_TIMEOUT = 1.0
+"""Seconds that `aclose` waits for sockets to be closed by the loop."""
+
+Pooled = PooledConn[ClientConnection]
+
+
+class HostClient(BaseClient):
+    """Talks to the upstream at `addr`: ``"host:port"``, several of them with commas between (dialled round robin, a bad one
+    is skipped), ``"https://host"``, or ``"unix:/path"``.
+
+    Options: see `ClientOptions`, as one object or by name. May be made outside of a loop; it belongs to the loop that first
+    uses it. Raises `ConfigError`.
+    """
+
+    def __init__(self, addr: str, options: ClientOptions | None = None, **changes: Any) -> None:
+        super().__init__(addr, options, **changes)
+        given = self.options
+        self._dialer = Dialer(
+            self.addresses,
+            tls_config=given.tls_config,
+            server_hostname=given.server_hostname,
+            tls_timeout=given.tls_timeout,
+            resolver=Resolver(life=given.dns_cache_duration),
+        )
+        self._clock = time.monotonic
+        self._pool: ConnPool[ClientConnection] = ConnPool(
+            self._dial,
+            ClientConnection.close,
+            given.pool_options(),
+            attach=_attach,
+            clock=self._clock,
+        )
+        self._connections: set[ClientConnection] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed_at = math.inf  # when the timer looks at the deadlines
+        self._read_timeout = given.read_timeout
+        self._streams = given.stream_response_body
+        self._plain_heads = self._encoder.plain_heads
+        self._decodes = given.decode_content
+        self._all_closed: asyncio.Future[None] | None = None
+
+    # Requests
+
+    async def do(
+        self, request: ClientRequest, *, timeout: float | None = None, deadline: float | None = None
+    ) -> ClientResponse:
+        """Send `request` and return its response, of any status, its body read (but see `stream_response_body`).
+
+        Args:
+            timeout: seconds for everything: the wait for a connection, retries, and the body.
+            deadline: the same as a time of `time.monotonic()`. The earlier one counts; by default there is none but those
+                of the options for each phase.
+
+        Raises `ClientError`s, each with `phase` and `elapsed`.
+        """
+        return await self._do(request, timeout, deadline, self._streams)
+
+    async def _do(
+        self, request: ClientRequest, timeout: float | None, deadline: float | None, streams: bool
+    ) -> ClientResponse:
+        started = self._last_use_time = self._clock()
+        limit = math.inf if timeout is None and deadline is None else time_limit(started, timeout, deadline)
+        head = content = None
+        if not request.headers.raw and not request.content and request.stream is None and request.origin is None:
+            head = self._plain_heads.get((request.method, request.target))
+        if head is None:
+            head, content = self._encoder.encode(request)
+        attempt = 1
+        pooled: Pooled | None = None
+        try:
+            pooled = self._pool.acquire_nowait()
+            if pooled is None:
+                pooled = await self._pool.acquire(None if limit is math.inf else limit - started)
+            now = started
+            while True:
+                conn = pooled.conn
+                conn.limit = limit
+                try:
+                    if content or request.stream is not None:
+                        await self._send_in_parts(conn, request, head, content, streams)
+                    else:
+                        answer = conn.send(request.method, head, streams)
+                        until = now + self._read_timeout
+                        conn.deadline = until = until if until < limit else limit
+                        if until < self._armed_at:
+                            self._arm(until)
+                        await answer
+                    break
+                except ClientError as error:
+                    now = self._clock()
+                    if not self._may_retry(error, request, attempt, conn.wrote, conn.parser.started, now, limit):
+                        raise
+                attempt += 1
+                await self._pool.redial(pooled, None if limit is math.inf else limit - now)
+                now = self._clock()
+            conn.deadline = math.inf
+            parser = conn.parser
+            if streams:
+                return self._streamed(pooled)
+            response = ClientResponse(parser.head, parser.take_body(), parser.trailer_fields)
+            if parser.keep_alive and not conn.spoiled:
+                self._pool.release(pooled)
+            else:
+                self._pool.discard(pooled)
+            pooled = None
+            if self._decodes:
+                response.decode_content(self.options.max_response_body_size)
+            return response
+        except BaseException as error:
+            if pooled is not None:
+                pooled.conn.deadline = math.inf
+                self._pool.discard(pooled)
+            if isinstance(error, ClientError):
+                raise self._told(error, self._clock() - started) from error.__cause__
+            raise
+
+    async def do_redirects(
+        self,
+        request: ClientRequest,
+        *,
+        max_redirects: int = MAX_REDIRECTS,
+        timeout: float | None = None,
+        deadline: float | None = None,
+    ) -> ClientResponse:
+        """As `do`, and follow redirects (301, 302, 303, 307, 308) to this upstream: at most `max_redirects`.
+
+        POST becomes GET without its body after 301, 302 and 303. Raises `TooManyRedirects`, and `RedirectError` for one that
+        leads to another upstream.
+        """
+        limit = time_limit(self._clock(), timeout, deadline)
+        followed = 0
+        while True:
+            response = await self._do(request, None, limit, False)
+            following = self._redirected(request, response, followed, max_redirects)
+            if following is None:
+                return response
+            request = following
+            followed += 1
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        max_redirects: int = 0,
+        **parts: Any,
+    ) -> ClientResponse:
+        """`do` with a request made of `parts`: params, headers, json, form, files, body; see `ClientRequest`.
+
+        Redirects are followed where `max_redirects` says how many.
+        """
+        request = ClientRequest(method, url, **parts)
+        if max_redirects:
+            return await self.do_redirects(request, max_redirects=max_redirects, timeout=timeout, deadline=deadline)
+        return await self.do(request, timeout=timeout, deadline=deadline)
+
+    async def get(self, url: str, **parts: Any) -> ClientResponse:
+        """See `request`."""
+        return await self.request("GET", url, **parts)
+
+    async def head(self, url: str, **parts: Any) -> ClientResponse:
+        """See `request`."""
+        return await self.request("HEAD", url, **parts)
+
+    async def post(self, url: str, **parts: Any) -> ClientResponse:
+        """See `request`."""
+        return await self.request("POST", url, **parts)
+
+    async def put(self, url: str, **parts: Any) -> ClientResponse:
+        """See `request`."""
+        return await self.request("PUT", url, **parts)
+
+    async def patch(self, url: str, **parts: Any) -> ClientResponse:
+        """See `request`."""
+        return await self.request("PATCH", url, **parts)
+
+    async def delete(self, url: str, **parts: Any) -> ClientResponse:
+        """See `request`."""
+        return await self.request("DELETE", url, **parts)
+
+    def stream(
+        self, method: str, url: str, *, timeout: float | None = None, deadline: float | None = None, **parts: Any
+    ) -> StreamedExchange:
+        """``async with client.stream("GET", "/log") as response:`` returns when the head is there; read the body with
+        ``async for piece in response.stream``. What is not read at the end of the block closes the connection.
+        """
+        return StreamedExchange(self, ClientRequest(method, url, **parts), timeout, deadline)
+
+    # The client
+
+    def stats(self) -> PoolStats:
+        """The pool's books."""
+        return self._pool.stats()
+
+    @property
+    def conns_count(self) -> int:
+        """Connections: idle, in use and being dialled."""
+        return self._pool.core.conns
+
+    @property
+    def idle_conns_count(self) -> int:
+        return self._pool.stats().idle
+
+    @property
+    def pending_requests(self) -> int:
+        """Requests under way, those that wait for a connection included."""
+        stats = self._pool.stats()
+        return stats.streams + stats.waiting
+
+    def set_max_conns(self, max_conns: int) -> None:
+        """Change `max_conns`: raised, those that wait are served; lowered, connections above it close when they are free."""
+        self._pool.set_max_conns(max_conns)
+
+    def close_idle_connections(self) -> None:
+        self._pool.close_idle_connections()
+
+    async def aclose(self, timeout: float | None = 0) -> None:
+        """Close the client. Requests under way have `timeout` seconds (None: as long as they take); those that wait for a
+        connection get `ClientClosed` at once.
+        """
+        await self._pool.aclose(timeout)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._connections:
+            self._all_closed = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._all_closed], timeout=CLOSE_TIMEOUT)
+
+    async def __aenter__(self) -> HostClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    # Inside
+
+    async def _dial(self) -> ClientConnection:
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        options = self.options
+
+        def connection() -> ClientConnection:
+            return ClientConnection(
+                loop,
+                self._memory,
+                self._watch,
+                self._on_unusable,
+                self._on_closed,
+                write_timeout=options.write_timeout,
+                body_timeout=options.body_timeout,
+                max_body_size=options.max_response_body_size,
+            )
+
+        if options.dial is not None:
+            _, protocol = await options.dial(connection)
+        else:
+            _, protocol = await self._dialer.dial(connection, timeout=options.dial_timeout)
+        if not isinstance(protocol, ClientConnection):
+            raise DialError("dial must return (transport, protocol) with the protocol that its argument made")
+        self._connections.add(protocol)
+        return protocol
+
+    async def _send_in_parts(
+        self, conn: ClientConnection, request: ClientRequest, head: bytes, content: bytes | None, streams: bool
+    ) -> None:
+        """Send a request whose body is large, or comes bit by bit; it ends early when the upstream has answered."""
+        conn.begin(request.method, streams)
+        await conn.write(head)
+        if content:
+            await conn.write(content)
+        elif request.stream is not None:
+            framer = BodyFramer(request)
+            stream = request.stream
+            pieces = stream if isinstance(stream, AsyncIterable) else _as_async(stream)
+            try:
+                async for piece in pieces:
+                    if conn.answered:
+                        break
+                    await conn.write(framer.frame(piece))
+            finally:
+                if hasattr(pieces, "aclose"):
+                    await pieces.aclose()
+            if conn.answered:
+                conn.spoil()  # the rest of the body is not sent
+            else:
+                await conn.write(framer.end())
+        await conn.sent(self._read_timeout)
+
+    def _streamed(self, pooled: Pooled) -> ClientResponse:
+        parser = pooled.conn.parser
+        response = ClientResponse(parser.head, b"", parser.trailer_fields)
+        encodings = response.content_encodings if self._decodes else []
+        response.stream = BodyReader(self._pool, pooled, encodings, self.options.max_response_body_size)
+        return response
+
+    def _watch(self, conn: ClientConnection, seconds: float) -> None:
+        conn.deadline = deadline = min(conn.limit, self._clock() + seconds)
+        if deadline < self._armed_at:
+            self._arm(deadline)
+
+    def _arm(self, when: float) -> None:
+        """Look at the deadlines at `when`. Those that are set meanwhile are mostly later: it costs them a comparison."""
+        assert self._loop is not None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed_at = when
+        self._timer = self._loop.call_later(max(0.0, when - self._clock()), self._sweep)
+
+    def _sweep(self) -> None:
+        self._timer = None
+        self._armed_at = math.inf
+        now = self._clock()
+        for conn in [conn for conn in self._connections if conn.deadline <= now]:
+            conn.expire(now)
+        soonest = min((conn.deadline for conn in self._connections), default=math.inf)
+        if soonest is not math.inf:
+            self._arm(soonest)
+
+    def _on_unusable(self, conn: ClientConnection) -> None:
+        pooled = conn.pooled
+        if pooled is not None:
+            self._pool.lost(pooled)
+
+    def _on_closed(self, conn: ClientConnection) -> None:
+        self._connections.discard(conn)
+        if not self._connections and self._all_closed is not None and not self._all_closed.done():
+            self._all_closed.set_result(None)
+
+
+def _attach(pooled: Pooled) -> None:
+    pooled.conn.pooled = pooled
+
+
+async def _as_async(pieces: Iterable[bytes | str]) -> AsyncIterator[bytes | str]:
+    for piece in pieces:
+        yield piece
+
+
+class StreamedExchange:
+    """What `HostClient.stream` returns: an async context manager."""
+
+    __slots__ = ("_client", "_deadline", "_request", "_response", "_timeout")
+
+    def __init__(
+        self, client: HostClient, request: ClientRequest, timeout: float | None, deadline: float | None
+    ) -> None:
+        self._client = client
+        self._request = request
+        self._timeout = timeout
+        self._deadline = deadline
+        self._response: ClientResponse | None = None
+
+    async def __aenter__(self) -> ClientResponse:
+        self._response = await self._client._do(self._request, self._timeout, self._deadline, True)
+        return self._response
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._response is not None and isinstance(self._response.stream, BodyReader):
+            await self._response.stream.aclose()
