@@ -85,7 +85,8 @@ class PoolCore(ConnBooks[C]):
         super().__init__(options or PoolOptions(), random, total)
         self._attach = attach
         self._min_idle = self.options.min_idle_conns
-        self._patience = self._dials.patience()
+        self._patience = 2.0 * self._dials.patience()
+        """A backstop for waits that end with a test or a dial, which have time-outs of their own and end sooner."""
         self._testing = 0
         """Tests under way, each for one waiter."""
         self._waiters = WaiterQueue()
@@ -429,6 +430,12 @@ class PoolCore(ConnBooks[C]):
     def tick(self, now: float) -> Actions:
         """Time has passed: waits, lifetimes, idle times and dials that have run out by `now`. See `next_wake`."""
         actions: list[Action] = []
+        for ticket in self._dials.due(now):
+            if ticket.running:
+                self._dial_timed_out(ticket, now, actions)
+            else:
+                self._dials.retry(ticket, now)
+                actions.append(Dial(ticket))
         for want in self._deadlines.due(now):
             self.timeouts += 1
             self._waiters.remove(want)
@@ -442,12 +449,6 @@ class PoolCore(ConnBooks[C]):
         if self._max_idle_duration != math.inf:
             while self._idle and now >= (oldest := next(iter(self._idle))).idle_since + self._max_idle_duration:
                 self._close(oldest, CloseReason.IDLE, actions)
-        for ticket in self._dials.due(now):
-            if ticket.running:
-                self._dial_timed_out(ticket, now, actions)
-            else:
-                self._dials.retry(ticket, now)
-                actions.append(Dial(ticket))
         if self._dials.upkeep_at <= now:
             self._dials.upkeep_at = 0.0
         self._pump(now, actions)
@@ -636,4 +637,6 @@ class PoolCore(ConnBooks[C]):
         waited = f"waited {now - want.since:.3f} s for a connection"
         if want.own_time:
             return RequestTimeout(f"{waited}, which was all the time the request had")
+        if not want.queued:
+            return DialTimeout(f"{waited}, and no dial or test ended; see dial_timeout and max_concurrent_dials")
         return NoFreeConns(f"{waited}: {self._all_in_use()}; raise max_conns or max_conn_wait_timeout")
