@@ -85,6 +85,7 @@ class ConnBooks(Generic[C]):
             or options.max_streams is not None
             or options.test_on_borrow is not None
             or options.reset is not None
+            or options.min_idle_conns > 0
             or options.conn_pool_strategy == "fifo"
         )
 

@@ -140,6 +140,8 @@ class PoolCore(ConnBooks[C]):
         pooled = self._next_available()
         if pooled is None or self._is_stale(pooled, now):
             return None
+        if len(self._idle) <= self._min_idle and pooled.state is IDLE and self.conns < self._max_conns:
+            return None  # one fewer would be too few: acquire dials another
         self._hold(pooled)
         self.hits += 1
         return pooled
@@ -163,6 +165,8 @@ class PoolCore(ConnBooks[C]):
             return NOTHING
         actions: list[Action] = []
         self._close_stale(now, actions)
+        if actions:
+            self._pump(now, actions)  # for min_idle_conns
         want.since = now
         ready = bool(self._shared or self._idle) and not self._waiters
         if ready:
