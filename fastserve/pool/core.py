@@ -115,16 +115,25 @@ class PoolCore(ConnBooks[C]):
         return pooled
 
     def release(self, pooled: PooledConn[C], now: float) -> Actions:
-        """Its holder gives a connection back. Raises `PoolError` when it does not hold it."""
+        """Its holder gives a connection back. Raises `PoolError` when it does not hold it.
+
+        A tuple of one `Wake` means that it was handed over and that nothing else has changed.
+        """
         if (
-            self._waiters
-            or self._careful
+            self._careful
             or pooled.state is not IN_USE
             or pooled.owner is not self
             or now >= pooled.expires_at
             or pooled.uses >= self._max_uses
-            or len(self._idle) >= self._max_idle
         ):
+            return self._release_carefully(pooled, now)
+        if self._waiters:  # handed over: it stays held, by another
+            want = self._waiters.pop_first()
+            pooled.uses += 1
+            want.pooled = pooled
+            self._no_longer_waits(want, WantState.DELIVERED, now)
+            return (Wake(want),)
+        if len(self._idle) >= self._max_idle:
             return self._release_carefully(pooled, now)
         pooled.state = IDLE
         pooled.streams = 0
