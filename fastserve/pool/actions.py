@@ -57,7 +57,7 @@ class Close(NamedTuple):
 
 
 Action: TypeAlias = Wake | Dial | AbandonDial | Attach | Probe | Reset | Close
-Actions: TypeAlias = list[Action] | tuple[()]
+Actions: TypeAlias = list[Action] | tuple[Action, ...]
 
 NOTHING: tuple[()] = ()
 """Shared, so that an event with nothing to do allocates nothing."""

@@ -123,7 +123,12 @@ class ConnPool(Generic[C]):
         now = self._clock()
         actions = self._core.release(pooled, now)
         if actions:
-            self._carry_out(actions)
+            if type(actions) is tuple:  # handed over: nothing to do but to wake the waiter
+                signal = actions[0].want.signal  # type: ignore[union-attr]
+                if not signal.done():
+                    signal.set_result(None)
+            else:
+                self._carry_out(actions)
         elif self._armed_at > now + self._idle_duration:
             self._arm()
 

@@ -69,7 +69,7 @@ class ConnBooks(Generic[C]):
         """Live connections that will be closed when nobody holds them any more."""
         self._lifetimes = Deadlines[PooledConn[C]](lambda pooled, when: pooled.state is not CLOSED)
         self._dials = Dials(options, random)
-        self._counts = dict.fromkeys(CloseReason, 0)
+        self._counts: dict[str, int] = dict.fromkeys(CloseReason, 0)
         self._closed = False
         self._careful = False
         """The short cuts of the warm path do not do all that there is to do."""
@@ -85,6 +85,7 @@ class ConnBooks(Generic[C]):
             or options.max_streams is not None
             or options.test_on_borrow is not None
             or options.reset is not None
+            or options.min_idle_conns > 0
             or options.conn_pool_strategy == "fifo"
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from fastserve.pool.events import CloseReason
 
@@ -46,9 +46,9 @@ class PooledConn(Generic[C]):
         "uses",
     )
 
-    def __init__(self, conn: C, owner: Any, now: float, expires_at: float, max_streams: int) -> None:
+    def __init__(self, conn: C, owner: object, now: float, expires_at: float, max_streams: int) -> None:
         self.conn = conn
-        self.owner: Any = owner
+        self.owner = owner
         """The `PoolCore` whose books it is in."""
         self.state = PooledState.IN_USE
         self.streams = 0

@@ -85,7 +85,8 @@ class PoolCore(ConnBooks[C]):
         super().__init__(options or PoolOptions(), random, total)
         self._attach = attach
         self._min_idle = self.options.min_idle_conns
-        self._patience = self._dials.patience()
+        self._patience = 2.0 * self._dials.patience()
+        """A backstop for waits that end with a test or a dial, which have time-outs of their own and end sooner."""
         self._testing = 0
         """Tests under way, each for one waiter."""
         self._waiters = WaiterQueue()
@@ -114,16 +115,25 @@ class PoolCore(ConnBooks[C]):
         return pooled
 
     def release(self, pooled: PooledConn[C], now: float) -> Actions:
-        """Its holder gives a connection back. Raises `PoolError` when it does not hold it."""
+        """Its holder gives a connection back. Raises `PoolError` when it does not hold it.
+
+        A tuple of one `Wake` means that it was handed over and that nothing else has changed.
+        """
         if (
-            self._waiters
-            or self._careful
+            self._careful
             or pooled.state is not IN_USE
             or pooled.owner is not self
             or now >= pooled.expires_at
             or pooled.uses >= self._max_uses
-            or len(self._idle) >= self._max_idle
         ):
+            return self._release_carefully(pooled, now)
+        if self._waiters:  # handed over: it stays held, by another
+            want = self._waiters.pop_first()
+            pooled.uses += 1
+            want.pooled = pooled
+            self._no_longer_waits(want, WantState.DELIVERED, now)
+            return (Wake(want),)
+        if len(self._idle) >= self._max_idle:
             return self._release_carefully(pooled, now)
         pooled.state = IDLE
         pooled.streams = 0
@@ -139,6 +149,8 @@ class PoolCore(ConnBooks[C]):
         pooled = self._next_available()
         if pooled is None or self._is_stale(pooled, now):
             return None
+        if len(self._idle) <= self._min_idle and pooled.state is IDLE and self.conns < self._max_conns:
+            return None  # one fewer would be too few: acquire dials another
         self._hold(pooled)
         self.hits += 1
         return pooled
@@ -162,6 +174,8 @@ class PoolCore(ConnBooks[C]):
             return NOTHING
         actions: list[Action] = []
         self._close_stale(now, actions)
+        if actions:
+            self._pump(now, actions)  # for min_idle_conns
         want.since = now
         ready = bool(self._shared or self._idle) and not self._waiters
         if ready:
@@ -430,6 +444,12 @@ class PoolCore(ConnBooks[C]):
     def tick(self, now: float) -> Actions:
         """Time has passed: waits, lifetimes, idle times and dials that have run out by `now`. See `next_wake`."""
         actions: list[Action] = []
+        for ticket in self._dials.due(now):
+            if ticket.running:
+                self._dial_timed_out(ticket, now, actions)
+            else:
+                self._dials.retry(ticket, now)
+                actions.append(Dial(ticket))
         for want in self._deadlines.due(now):
             self.timeouts += 1
             self._waiters.remove(want)
@@ -443,12 +463,6 @@ class PoolCore(ConnBooks[C]):
         if self._max_idle_duration != math.inf:
             while self._idle and now >= (oldest := next(iter(self._idle))).idle_since + self._max_idle_duration:
                 self._close(oldest, CloseReason.IDLE, actions)
-        for ticket in self._dials.due(now):
-            if ticket.running:
-                self._dial_timed_out(ticket, now, actions)
-            else:
-                self._dials.retry(ticket, now)
-                actions.append(Dial(ticket))
         if self._dials.upkeep_at <= now:
             self._dials.upkeep_at = 0.0
         self._pump(now, actions)
@@ -637,4 +651,6 @@ class PoolCore(ConnBooks[C]):
         waited = f"waited {now - want.since:.3f} s for a connection"
         if want.own_time:
             return RequestTimeout(f"{waited}, which was all the time the request had")
+        if not want.queued:
+            return DialTimeout(f"{waited}, and no dial or test ended; see dial_timeout and max_concurrent_dials")
         return NoFreeConns(f"{waited}: {self._all_in_use()}; raise max_conns or max_conn_wait_timeout")

@@ -20,7 +20,6 @@ from typing import Generic, TypeVar
 from fastserve.errors import ConfigError, PoolClosed, PoolError
 from fastserve.pool.aio import ConnPool, Lease
 from fastserve.pool.conn import PooledConn
-from fastserve.pool.core import PoolCore
 from fastserve.pool.options import PoolOptions
 from fastserve.pool.stats import PoolStats
 from fastserve.pool.total import TotalLimits
@@ -79,7 +78,8 @@ class ConnPoolMap(Generic[T, K, C]):
         self._clock = clock
         self._total = TotalLimits(max_conns_total, max_idle_conns)
         self._pools: dict[K, ConnPool[C]] = {}
-        self._entries: dict[PoolCore[C], tuple[K, ConnPool[C]]] = {}
+        self._entries: dict[object, tuple[K, ConnPool[C]]] = {}
+        """Key and pool by the pool's core, which is what a connection knows as its owner."""
         self._gone = PoolStats()
         """The counts of pools that have left."""
         self._closed = False

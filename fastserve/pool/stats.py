@@ -11,8 +11,9 @@ from fastserve.pool.events import CloseReason
 __all__ = ["PoolStats"]
 
 
-def no_closes() -> Mapping[CloseReason, int]:
-    return MappingProxyType(dict.fromkeys(CloseReason, 0))
+def no_closes() -> Mapping[str, int]:
+    zeros: dict[str, int] = dict.fromkeys(CloseReason, 0)
+    return MappingProxyType(zeros)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +42,7 @@ class PoolStats:
     """Connections handed to an acquire that was cancelled in the same moment: they went on to the next."""
     dial_errors: int = 0
     """Failed attempts to dial, time-outs included."""
-    closed: Mapping[CloseReason, int] = field(default_factory=no_closes)
+    closed: Mapping[str, int] = field(default_factory=no_closes)
     """Connections closed, by reason; the keys compare equal to plain strings: ``stats.closed["idle"]``."""
 
     @property
@@ -52,7 +53,7 @@ class PoolStats:
     def total(cls, parts: Iterable[PoolStats]) -> PoolStats:
         """The sum of several pools' books."""
         sums: dict[str, float] = {f.name: 0 for f in fields(cls) if f.name != "closed"}
-        closed = dict.fromkeys(CloseReason, 0)
+        closed: dict[str, int] = dict.fromkeys(CloseReason, 0)
         for part in parts:
             for name in sums:
                 sums[name] += getattr(part, name)

@@ -34,6 +34,12 @@ def test_memory_per_idle_connection() -> None:
     assert re.search(r"^after they closed +\d+ KiB +\d+\.\d\d x the start$", shown, re.MULTILINE)
 
 
-@pytest.mark.parametrize("script", ["instructions.py", "idle_memory.py"])
+def test_cost_of_the_pool() -> None:
+    shown = run_script("pool_cost.py", "--count", "200", "--waiters", "0,50")
+    assert re.search(r"^ConnPool.acquire_nowait, release +\d+ ns +\d+\.\d x$", shown, re.MULTILINE)
+    assert re.search(r"^a hand-over with +50 waiters +\d+ ns +\d+\.\d\d x the first$", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize("script", ["instructions.py", "idle_memory.py", "pool_cost.py"])
 def test_help_tells_how_to_call_it(script: str) -> None:
     assert f"python loadtests/{script}" in run_script(script, "--help")

@@ -54,6 +54,7 @@ class Driver:
         self._cutting = False
         self._conns_before = 0
         self._idle_before: dict[Pooled, float] = {}
+        self.tick()  # as the shells do: min_idle_conns is kept up from the start
 
     # --- events
 
@@ -286,6 +287,9 @@ class Driver:
         assert len(core._deadlines) <= 2 * len(waiting) + 66, "dead waiters stay (invariant 10)"
         assert len(core._lifetimes) <= 2 * len(live) + 66
         # options
+        surplus = -lacking
+        if not core.closed and surplus >= 0 and free > 0 and core._dials.budget > 0 and not core._dials.upkeep_at:
+            assert len(idle) + surplus >= self.options.min_idle_conns, "min_idle_conns is not kept up"
         if self.options.max_idle_conns is not None:
             assert len(idle) <= self.options.max_idle_conns
         assert len(waiting) <= self.options.max_waiters + self.max_conns + 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
@@ -168,7 +168,7 @@ def run_machine(core_class: type[PoolCore[int]], examples: int) -> None:
         pass
 
     Machine.core_class = core_class
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Machine,
         settings=settings(
             max_examples=examples,
@@ -203,7 +203,7 @@ def walk(core_class: type[PoolCore[int]], lives: int, steps: int = 200) -> None:
     """The same rules for long lives: `steps` events each, from the seeds 0, 1, 2, ... Deeper than the machine, less clever."""
     for seed in range(lives):
         rng = random.Random(seed)
-        pick: Callable[[], int] = lambda: rng.randrange(10)  # noqa: B023 (called within the same life)
+        pick = partial(rng.randrange, 10)
         options = PoolOptions(**{name: rng.choice(values) for name, values in CHOICES.items()})
         life = PoolMachine()
         life.core_class = core_class

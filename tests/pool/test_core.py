@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastserve.pool.core import PoolCore
-from tests.pool.machine import run_machine
+from tests.pool.machine import run_machine, walk
 
 
 def test_the_invariants_hold() -> None:

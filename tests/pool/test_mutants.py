@@ -114,8 +114,8 @@ MUTANTS = [
         "the short cut of release does not look at the queue: a lost wake-up (fasthttp#1830)",
         13,
         CORE,
-        "            self._waiters\n            or self._careful\n",
-        "            self._careful\n",
+        "        if self._waiters:  # handed over: it stays held, by another\n",
+        "        if False:\n",
     ),
     Mutant(
         "raising the limit wakes nobody (fasthttp SetMaxConns)",
