@@ -57,7 +57,6 @@ class BaseClient:
         error: BaseException,
         request: ClientRequest,
         attempt: int,
-        *,
         wrote: bool,
         started: bool,
         now: float,

@@ -129,7 +129,7 @@ class HostClient(BaseClient):
                     if not self._may_retry(error, request, attempt, conn.wrote, conn.parser.started, now, limit):
                         raise
                 attempt += 1
-                await self._pool.redial(pooled, None if limit is math.inf else limit - now)
+                pooled = await self._pool.redial(pooled, None if limit is math.inf else limit - now)
                 now = self._clock()
             conn.deadline = math.inf
             parser = conn.parser

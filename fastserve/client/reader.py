@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from fastserve.client.connection import ClientConnection
-from fastserve.errors import BodyStreamError, ClientError, ResponseTooLarge
+from fastserve.errors import ResponseTooLarge
 from fastserve.http1.content_coding import content_decoder
 from fastserve.pool.aio import ConnPool
 from fastserve.pool.conn import PooledConn
@@ -76,7 +76,9 @@ class BodyReader:
             size += len(piece)
             if size > self._max_size:
                 await self.aclose()
-                raise ResponseTooLarge(f"the response's body is larger than {self._max_size} bytes: read it piece by piece")
+                raise ResponseTooLarge(
+                    f"the response's body is larger than {self._max_size} bytes: read it piece by piece"
+                )
             pieces.append(piece)
         return b"".join(pieces)
 

@@ -26,11 +26,11 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
-from fastserve.errors import DialError, DialTimeout, PoolError, RequestTimeout
+from fastserve.errors import DialError, PoolError
 from fastserve.pool.actions import AbandonDial, Actions, Attach, Close, Dial, Probe, Reset, Wake
 from fastserve.pool.conn import PooledConn
 from fastserve.pool.core import PoolCore
-from fastserve.pool.dials import DialTicket
+from fastserve.pool.dials import DialTicket, redial_timeout
 from fastserve.pool.events import PoolEvent
 from fastserve.pool.options import PoolOptions
 from fastserve.pool.stats import PoolStats
@@ -178,11 +178,11 @@ class ConnPool(Generic[C]):
         """Close a connection instead of giving it back. Raises `PoolError` when it is not held."""
         self._carry_out(self._core.discard(pooled, self._clock()))
 
-    async def redial(self, pooled: PooledConn[C], timeout: float | None = None) -> None:
-        """A fresh connection for a holder whose own has died, in the same slot: `pooled.conn` is another one then, and the
-        old one closed. It dials once, in the caller's task, within `dial_timeout` and `timeout` seconds.
+    async def redial(self, pooled: PooledConn[C], timeout: float | None = None) -> PooledConn[C]:
+        """A fresh connection for the one holder of a connection that died, in the same slot: hold what is returned.
 
-        Raises `DialError`, `RequestTimeout`, `PoolClosed`. Whatever it raises, the holder still holds the old one.
+        It is dialled once, in the caller's task, within `dial_timeout` and the caller's own `timeout` seconds. Raises
+        `DialError`, `RequestTimeout` and `PoolClosed`; then `pooled` is still held, and to be discarded.
         """
         started = self._clock()
         bound = self._core.options.dial_timeout
@@ -190,20 +190,16 @@ class ConnPool(Generic[C]):
             async with asyncio.timeout(bound if timeout is None else min(bound, timeout)) as limit:
                 conn = await self._dial()
         except TimeoutError as error:
-            if isinstance(error, DialError) or not limit.expired():
+            if isinstance(error, PoolError) or not limit.expired():
                 raise
-            elapsed = self._clock() - started
-            if timeout is not None and timeout < bound:
-                raise RequestTimeout("the request's time was up while it was dialled again", phase="dial") from None
-            raise DialTimeout(f"dialling again took longer than {elapsed:.3f} s (dial_timeout)") from None
+            raise redial_timeout(self._clock() - started, bound, timeout) from None
         try:
-            old = self._core.replace(pooled, conn, self._clock())
+            fresh, actions = self._core.replace(pooled, conn, self._clock())
         except PoolError:
             self._close_conn(conn)
             raise
-        if self._attach is not None:
-            self._attach(pooled)
-        self._close_conn(old)
+        self._carry_out(actions)
+        return fresh
 
     def lost(self, pooled: PooledConn[C]) -> None:
         """For the connection's owner: the peer closed it, or sent bytes that nobody asked for. Idle, it leaves the pool

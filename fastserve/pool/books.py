@@ -89,6 +89,18 @@ class ConnBooks(Generic[C]):
             or options.conn_pool_strategy == "fifo"
         )
 
+    def _enter(self, conn: C, now: float, streams: int) -> PooledConn[C]:
+        """A new connection, which has a slot already; IN_USE, though nobody holds it yet."""
+        duration = self.options.max_conn_duration
+        expires_at = math.inf
+        if duration is not None:
+            expires_at = now + duration * (1.0 - self.options.lifetime_jitter * self._random())
+        pooled = PooledConn(conn, self, now, expires_at, streams)
+        self._conns[pooled] = None
+        if expires_at != math.inf:
+            self._lifetimes.add(expires_at, pooled)
+        return pooled
+
     def _hold(self, pooled: PooledConn[C]) -> None:
         """One holder more."""
         if pooled.state is IDLE:

@@ -258,6 +258,28 @@ class PoolCore(ConnBooks[C]):
         self._pump(now, actions)
         return actions or NOTHING
 
+    def replace(self, pooled: PooledConn[C], conn: C, now: float) -> tuple[PooledConn[C], Actions]:
+        """The one holder of a connection that died has dialled another, `conn`, and holds that from now on: in the same
+        slot, so that it need not queue again, and gets no other one that may be as dead.
+
+        Returns the new entry. Raises `PoolClosed`, and `PoolError` when `pooled` is not held or shared: then `conn` is not
+        the pool's, and `pooled` is as it was.
+        """
+        if self._closed:
+            raise PoolClosed("the pool was closed while a connection was dialled again: make a new one")
+        if pooled.owner is not self or pooled.streams != 1 or self.options.max_streams is not None:
+            raise PoolError(f"{pooled!r} has no holder, or several: it can't be replaced")
+        actions: list[Action] = []
+        pooled.streams = 0
+        self._close(pooled, CloseReason.STALE, actions)
+        if self._total is not None:
+            self._total.conns += 1
+        fresh = self._enter(conn, now, 1)
+        fresh.streams = fresh.uses = 1
+        if self._attach:
+            actions.append(Attach(fresh))
+        return fresh, actions
+
     def lost(self, pooled: PooledConn[C], now: float) -> Actions:
         """The peer closed the connection, or sent unasked bytes: idle it leaves at once, held it is closed on release."""
         if pooled.state is CLOSED or pooled.owner is not self:
@@ -346,14 +368,7 @@ class PoolCore(ConnBooks[C]):
             except Exception as error:  # the user's: the slot must come back all the same
                 refused = error
         self._dials.succeeded(ticket)
-        duration = self.options.max_conn_duration
-        expires_at = math.inf
-        if duration is not None:
-            expires_at = now + duration * (1.0 - self.options.lifetime_jitter * self._random())
-        pooled = PooledConn(conn, self, now, expires_at, streams)
-        self._conns[pooled] = None
-        if expires_at != math.inf:
-            self._lifetimes.add(expires_at, pooled)
+        pooled = self._enter(conn, now, streams)
         if self._attach:
             actions.append(Attach(pooled))
         if refused is not None:

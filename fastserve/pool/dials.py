@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
+from fastserve.errors import DialTimeout, PoolError, RequestTimeout
 from fastserve.pool.deadlines import Deadlines
 from fastserve.pool.options import PoolOptions
 
-__all__ = ["DialTicket", "Dials"]
+__all__ = ["DialTicket", "Dials", "redial_timeout"]
 
 MAX_BACKOFF = 30.0
 """Longest pause between dials in seconds: an upstream that comes back is found within half a minute."""
@@ -155,3 +156,12 @@ class Dials:
     def _backoff(self, failures: int) -> float:
         pause: float = min(self._options.dial_backoff * 2.0 ** min(failures - 1, 64), MAX_BACKOFF)
         return pause * (1.0 + 0.2 * (2.0 * self._random() - 1.0))
+
+
+def redial_timeout(elapsed: float, dial_timeout: float, timeout: float | None) -> PoolError:
+    """What a holder's own dial raises that took `elapsed` seconds: whose time was the shorter."""
+    if timeout is not None and timeout < dial_timeout:
+        return RequestTimeout(
+            f"dialled again for {elapsed:.3f} s, which was all the time the request had", phase="dial"
+        )
+    return DialTimeout(f"dialled again for {elapsed:.3f} s: dial_timeout is {dial_timeout:g} s")

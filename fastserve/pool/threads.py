@@ -22,6 +22,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from fastserve.errors import PoolError
 from fastserve.pool.actions import Actions, Attach, Close, Dial, Probe, Reset, Wake
 from fastserve.pool.conn import PooledConn
 from fastserve.pool.core import PoolCore
@@ -164,6 +165,22 @@ class SyncConnPool(Generic[C]):
         with self._lock:
             actions = self._core.discard(pooled, self._clock())
         self._carry_out(actions)
+
+    def redial(self, pooled: PooledConn[C]) -> PooledConn[C]:
+        """A fresh connection for the one holder of a connection that died, in the same slot: hold what is returned.
+
+        It is dialled once, in the caller's thread, for as long as `dial` takes. Raises what `dial` raises, and `PoolClosed`;
+        then `pooled` is still held, and to be discarded.
+        """
+        conn = self._dial()
+        try:
+            with self._lock:
+                fresh, actions = self._core.replace(pooled, conn, self._clock())
+        except PoolError:
+            self._close(conn)
+            raise
+        self._carry_out(actions)
+        return fresh
 
     def lost(self, pooled: PooledConn[C]) -> None:
         """For the connection's owner: the peer closed it, or sent bytes that nobody asked for. Idle, it leaves the pool
