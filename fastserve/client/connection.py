@@ -145,6 +145,7 @@ class ClientConnection(asyncio.Protocol):
         self.parser.begin(method)
         self.phase = WRITE
         self.wrote = False
+        self.deadline = math.inf
 
     def _set_streams(self, streams: bool) -> None:
         self._streams = streams
@@ -217,7 +218,7 @@ class ClientConnection(asyncio.Protocol):
     # For the client's timer
 
     def expire(self, now: float) -> None:
-        """`deadline` has passed."""
+        """`deadline` has passed. It may be that of a response which came in time: then it is nobody's."""
         if self.phase is WRITE and now < self.limit:
             unsent = self._transport.get_write_buffer_size()
             if unsent < self._unsent:
@@ -225,6 +226,8 @@ class ClientConnection(asyncio.Protocol):
                 self.deadline = min(self.limit, now + self._write_timeout)
                 return
         self.deadline = math.inf
+        if self.parser.state is COMPLETE:
+            return
         whose = "the request's own time is up" if now >= self.limit else "see write_timeout, read_timeout, body_timeout"
         if self.phase is WRITE:
             self._fail(WriteTimeout(f"the upstream did not take the request in time ({whose})"))

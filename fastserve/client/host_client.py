@@ -13,9 +13,9 @@ Invariants (tests/client):
 from __future__ import annotations
 
 import asyncio
-import math
+from math import inf as INF
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable
 from types import TracebackType
 from typing import Any
 
@@ -67,10 +67,11 @@ class HostClient(BaseClient):
             attach=_attach,
             clock=self._clock,
         )
+        self._take_idle = self._pool.take_idle
         self._connections: set[ClientConnection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._armed_at = math.inf  # when the timer looks at the deadlines
+        self._armed_at = INF  # when the timer looks at the deadlines
         self._read_timeout = given.read_timeout
         self._streams = given.stream_response_body
         self._plain_heads = self._encoder.plain_heads
@@ -79,9 +80,9 @@ class HostClient(BaseClient):
 
     # Requests
 
-    async def do(
+    def do(
         self, request: ClientRequest, *, timeout: float | None = None, deadline: float | None = None
-    ) -> ClientResponse:
+    ) -> Coroutine[Any, Any, ClientResponse]:
         """Send `request` and return its response, of any status, its body read (but see `stream_response_body`).
 
         Args:
@@ -91,13 +92,14 @@ class HostClient(BaseClient):
 
         Raises `ClientError`s, each with `phase` and `elapsed`.
         """
-        return await self._do(request, timeout, deadline, self._streams)
+        # Not a coroutine function itself: each would cost the steps of one more.
+        return self._do(request, timeout, deadline, self._streams)
 
     async def _do(
         self, request: ClientRequest, timeout: float | None, deadline: float | None, streams: bool
     ) -> ClientResponse:
         started = self._last_use_time = self._clock()
-        limit = math.inf if timeout is None and deadline is None else time_limit(started, timeout, deadline)
+        limit = INF if timeout is None and deadline is None else time_limit(started, timeout, deadline)
         head = content = None
         if not request.headers.raw and not request.content and request.stream is None and request.origin is None:
             head = self._plain_heads.get((request.method, request.target))
@@ -106,9 +108,9 @@ class HostClient(BaseClient):
         attempt = 1
         pooled: Pooled | None = None
         try:
-            pooled = self._pool.acquire_nowait()
+            pooled = self._take_idle(started)
             if pooled is None:
-                pooled = await self._pool.acquire(None if limit is math.inf else limit - started)
+                pooled = await self._pool.acquire(None if limit is INF else limit - started)
             now = started
             while True:
                 conn = pooled.conn
@@ -129,9 +131,8 @@ class HostClient(BaseClient):
                     if not self._may_retry(error, request, attempt, conn.wrote, conn.parser.started, now, limit):
                         raise
                 attempt += 1
-                pooled = await self._pool.redial(pooled, None if limit is math.inf else limit - now)
+                pooled = await self._pool.redial(pooled, None if limit is INF else limit - now)
                 now = self._clock()
-            conn.deadline = math.inf
             parser = conn.parser
             if streams:
                 return self._streamed(pooled)
@@ -146,7 +147,7 @@ class HostClient(BaseClient):
             return response
         except BaseException as error:
             if pooled is not None:
-                pooled.conn.deadline = math.inf
+                pooled.conn.deadline = INF
                 self._pool.discard(pooled)
             if isinstance(error, ClientError):
                 raise self._told(error, self._clock() - started) from error.__cause__
@@ -350,12 +351,12 @@ class HostClient(BaseClient):
 
     def _sweep(self) -> None:
         self._timer = None
-        self._armed_at = math.inf
+        self._armed_at = INF
         now = self._clock()
         for conn in [conn for conn in self._connections if conn.deadline <= now]:
             conn.expire(now)
-        soonest = min((conn.deadline for conn in self._connections), default=math.inf)
-        if soonest is not math.inf:
+        soonest = min((conn.deadline for conn in self._connections), default=INF)
+        if soonest is not INF:
             self._arm(soonest)
 
     def _on_unusable(self, conn: ClientConnection) -> None:

@@ -74,6 +74,7 @@ class ConnPool(Generic[C]):
         "_swept_at",
         "_tasks",
         "_timer",
+        "take_idle",
     )
 
     def __init__(
@@ -88,6 +89,8 @@ class ConnPool(Generic[C]):
         after: Callable[[], None] | None = None,
     ) -> None:
         self._core: PoolCore[C] = PoolCore(options, total=total, attach=attach is not None)
+        self.take_idle = self._core.take_idle
+        """`acquire_nowait` for callers that have just read the clock: ``take_idle(now)``."""
         self._dial = dial
         self._close = close
         self._attach = attach

@@ -33,6 +33,7 @@ class ConnBooks(Generic[C]):
     """The connections of one pool."""
 
     __slots__ = (
+        "_bounded",
         "_careful",
         "_closed",
         "_conns",
@@ -73,6 +74,8 @@ class ConnBooks(Generic[C]):
         self._closed = False
         self._careful = False
         """The short cuts of the warm path do not do all that there is to do."""
+        self._bounded = False
+        """The short cut of a release does not: a connection may have had its time, its uses, or too many beside it."""
         self._consider()
 
     def _consider(self) -> None:
@@ -87,6 +90,12 @@ class ConnBooks(Generic[C]):
             or options.reset is not None
             or options.min_idle_conns > 0
             or options.conn_pool_strategy == "fifo"
+        )
+        self._bounded = (
+            self._careful
+            or options.max_idle_conns is not None
+            or options.max_conn_duration is not None
+            or options.max_uses is not None
         )
 
     def _enter(self, conn: C, now: float, streams: int) -> PooledConn[C]:

@@ -119,13 +119,7 @@ class PoolCore(ConnBooks[C]):
 
         A tuple of one `Wake` means that it was handed over and that nothing else has changed.
         """
-        if (
-            self._careful
-            or pooled.state is not IN_USE
-            or pooled.owner is not self
-            or now >= pooled.expires_at
-            or pooled.uses >= self._max_uses
-        ):
+        if self._bounded or pooled.state is not IN_USE or pooled.owner is not self:
             return self._release_carefully(pooled, now)
         if self._waiters:  # handed over: it stays held, by another
             want = self._waiters.pop_first()
@@ -133,13 +127,10 @@ class PoolCore(ConnBooks[C]):
             want.pooled = pooled
             self._no_longer_waits(want, WantState.DELIVERED, now)
             return (Wake(want),)
-        if len(self._idle) >= self._max_idle:
-            return self._release_carefully(pooled, now)
         pooled.state = IDLE
         pooled.streams = 0
         pooled.idle_since = now
-        stale_at = now + self._max_idle_duration
-        pooled.stale_at = stale_at if stale_at < pooled.expires_at else pooled.expires_at
+        pooled.stale_at = now + self._max_idle_duration
         self._idle[pooled] = None
         return NOTHING
 
@@ -548,7 +539,7 @@ class PoolCore(ConnBooks[C]):
     def close(self, now: float) -> Actions:
         """No more acquires; waiters fail, idle connections close, held ones on release, dials are abandoned."""
         actions: list[Action] = []
-        self._closed = self._careful = True
+        self._closed = self._careful = self._bounded = True
         while self._waiters:
             self._settle_failed(
                 self._waiters.pop_first(),

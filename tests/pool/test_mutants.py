@@ -93,8 +93,8 @@ MUTANTS = [
         "a failed dial fails everybody",
         7,
         CORE,
-        "        if self._waiters:\n            if isinstance(error, DialTimeout):",
-        "        while self._waiters:\n            if isinstance(error, DialTimeout):",
+        "        if self._waiters:\n            failure: Exception\n",
+        "        while self._waiters:\n            failure: Exception\n",
     ),
     Mutant(
         "a wait that timed out stays in the queue as a phantom (urllib3#1758)",

@@ -1,0 +1,81 @@
+"""Load one server with HostClient, for a few seconds, and say how many requests were answered.
+
+    python loadtests/client_load.py PORT CONNS SECONDS [--tasks N] [--sync]
+
+`CONNS` connections serve `--tasks` tasks (by default as many), each sending one GET after the other and checking status and
+body (`hello`). All timeouts are on. With fewer connections than tasks it prints how long they waited, too. `--sync` is
+SyncHostClient in one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import time
+
+from fastserve import ClientRequest, HostClient, SyncHostClient
+from fastserve.server.server import loop_factory
+
+EXPECTED = b"hello"
+
+
+async def load(port: int, conns: int, seconds: float, tasks: int) -> tuple[int, list[float]]:
+    """Requests answered, and how long each took."""
+    waits = conns < tasks
+    latencies: list[float] = []
+    answered = 0
+    request = ClientRequest("GET", "/")
+    async with HostClient(f"127.0.0.1:{port}", max_conns=conns, max_conn_wait_timeout=10.0) as client:
+        end = time.perf_counter() + seconds
+
+        async def one() -> None:
+            nonlocal answered
+            while (began := time.perf_counter()) < end:
+                response = await client.do(request)
+                if response.status_code != 200 or response.body != EXPECTED:
+                    raise SystemExit(f"client_load.py: error: got {response!r} with {response.body!r}")
+                answered += 1
+                if waits:
+                    latencies.append(time.perf_counter() - began)
+
+        await asyncio.gather(*(one() for _ in range(tasks)))
+    return answered, latencies
+
+
+def load_sync(port: int, seconds: float) -> int:
+    answered = 0
+    request = ClientRequest("GET", "/")
+    with SyncHostClient(f"127.0.0.1:{port}") as client:
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            response = client.do(request)
+            if response.status_code != 200 or response.body != EXPECTED:
+                raise SystemExit(f"client_load.py: error: got {response!r} with {response.body!r}")
+            answered += 1
+    return answered
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("port", type=int)
+    parser.add_argument("conns", type=int)
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("--tasks", type=int, help="by default as many as connections")
+    parser.add_argument("--sync", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.sync:
+        print("requests", load_sync(arguments.port, arguments.seconds))
+        return
+    with asyncio.Runner(loop_factory=loop_factory("auto")) as runner:
+        answered, latencies = runner.run(
+            load(arguments.port, arguments.conns, arguments.seconds, arguments.tasks or arguments.conns)
+        )
+    print("requests", answered)
+    if latencies:
+        median, longest = statistics.median(latencies), max(latencies)
+        print(f"median {median * 1e3:.2f} ms, longest {longest * 1e3:.2f} ms, {longest / median:.1f} x")
+
+
+if __name__ == "__main__":
+    main()
