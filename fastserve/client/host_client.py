@@ -13,9 +13,9 @@ Invariants (tests/client):
 from __future__ import annotations
 
 import asyncio
-from math import inf as INF
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable
+from math import inf
 from types import TracebackType
 from typing import Any
 
@@ -71,7 +71,7 @@ class HostClient(BaseClient):
         self._connections: set[ClientConnection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._armed_at = INF  # when the timer looks at the deadlines
+        self._armed_at = inf  # when the timer looks at the deadlines
         self._read_timeout = given.read_timeout
         self._streams = given.stream_response_body
         self._plain_heads = self._encoder.plain_heads
@@ -99,7 +99,7 @@ class HostClient(BaseClient):
         self, request: ClientRequest, timeout: float | None, deadline: float | None, streams: bool
     ) -> ClientResponse:
         started = self._last_use_time = self._clock()
-        limit = INF if timeout is None and deadline is None else time_limit(started, timeout, deadline)
+        limit = inf if timeout is None and deadline is None else time_limit(started, timeout, deadline)
         head = content = None
         if not request.headers.raw and not request.content and request.stream is None and request.origin is None:
             head = self._plain_heads.get((request.method, request.target))
@@ -110,7 +110,7 @@ class HostClient(BaseClient):
         try:
             pooled = self._take_idle(started)
             if pooled is None:
-                pooled = await self._pool.acquire(None if limit is INF else limit - started)
+                pooled = await self._pool.acquire(None if limit is inf else limit - started)
             now = started
             while True:
                 conn = pooled.conn
@@ -131,7 +131,7 @@ class HostClient(BaseClient):
                     if not self._may_retry(error, request, attempt, conn.wrote, conn.parser.started, now, limit):
                         raise
                 attempt += 1
-                pooled = await self._pool.redial(pooled, None if limit is INF else limit - now)
+                pooled = await self._pool.redial(pooled, None if limit is inf else limit - now)
                 now = self._clock()
             parser = conn.parser
             if streams:
@@ -147,7 +147,7 @@ class HostClient(BaseClient):
             return response
         except BaseException as error:
             if pooled is not None:
-                pooled.conn.deadline = INF
+                pooled.conn.deadline = inf
                 self._pool.discard(pooled)
             if isinstance(error, ClientError):
                 raise self._told(error, self._clock() - started) from error.__cause__
@@ -351,12 +351,12 @@ class HostClient(BaseClient):
 
     def _sweep(self) -> None:
         self._timer = None
-        self._armed_at = INF
+        self._armed_at = inf
         now = self._clock()
         for conn in [conn for conn in self._connections if conn.deadline <= now]:
             conn.expire(now)
-        soonest = min((conn.deadline for conn in self._connections), default=INF)
-        if soonest is not INF:
+        soonest = min((conn.deadline for conn in self._connections), default=inf)
+        if soonest is not inf:
             self._arm(soonest)
 
     def _on_unusable(self, conn: ClientConnection) -> None:

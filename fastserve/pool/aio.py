@@ -341,7 +341,10 @@ class ConnPool(Generic[C]):
                 self._call(reset, (pooled.conn,), pooled, self._core.reset_done, none_is=True)
             case Attach(pooled):
                 assert self._attach is not None
-                self._attach(pooled)
+                try:
+                    self._attach(pooled)
+                except Exception:
+                    logger.warning("pool: attach raised", exc_info=True)
 
     def _call(
         self,

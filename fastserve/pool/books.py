@@ -196,7 +196,7 @@ class ConnBooks(Generic[C]):
             self._lifetimes.dropped()
         self._counts[reason] += 1
         if self._total is not None:
-            self._give_back(self._total)
+            self._total.give_back(self)
         actions.append(Close(pooled, reason))
         if self._careful:
             self._consider()
@@ -215,6 +215,7 @@ class ConnBooks(Generic[C]):
         """Connections too many, after the limit was lowered; those that will close anyway are not counted again."""
         return len(self._conns) + len(self._dials) - self._doomed - self._max_conns
 
-    def _give_back(self, total: TotalLimits) -> None:
-        """A slot is free again, also in the total."""
-        raise NotImplementedError
+    @property
+    def conns(self) -> int:
+        """Slots taken: idle, in use and being dialled."""
+        return len(self._conns) + len(self._dials)

@@ -27,20 +27,17 @@ from __future__ import annotations
 import math
 import random as random_module
 from collections.abc import Callable
-from types import MappingProxyType
 from typing import TypeVar
 
-from fastserve.errors import DialError, DialTimeout, NoFreeConns, PoolClosed, PoolError, RequestTimeout
+from fastserve.errors import DialTimeout, NoFreeConns, PoolClosed, PoolError, RequestTimeout
 from fastserve.pool.actions import NOTHING, AbandonDial, Action, Actions, Attach, Close, Dial, Probe, Reset, Wake
-from fastserve.pool.books import ConnBooks
 from fastserve.pool.conn import PooledConn, PooledState
-from fastserve.pool.deadlines import Deadlines
 from fastserve.pool.dials import DialTicket
 from fastserve.pool.events import CloseReason
 from fastserve.pool.options import PoolOptions
-from fastserve.pool.stats import PoolStats
 from fastserve.pool.total import TotalLimits
-from fastserve.pool.want import WaiterQueue, WantConn, WantState
+from fastserve.pool.waiting import WaitBooks
+from fastserve.pool.want import WantConn, WantState
 
 __all__ = ["PoolCore"]
 
@@ -51,28 +48,13 @@ IDLE, IN_USE, TESTING = PooledState.IDLE, PooledState.IN_USE, PooledState.TESTIN
 RESETTING, CLOSED = PooledState.RESETTING, PooledState.CLOSED
 
 
-class PoolCore(ConnBooks[C]):
+class PoolCore(WaitBooks[C]):
     """The books of one pool, and every decision on them.
 
     `random` gives floats in [0, 1), for jitter; `attach` asks for an `Attach` for each new connection.
     """
 
-    __slots__ = (
-        "_attach",
-        "_deadlines",
-        "_last_dial_error",
-        "_min_idle",
-        "_patience",
-        "_testing",
-        "_waiters",
-        "dial_errors",
-        "hits",
-        "misses",
-        "timeouts",
-        "undelivered",
-        "wait_duration",
-        "waits",
-    )
+    __slots__ = ("_attach", "_min_idle", "_patience")
 
     def __init__(
         self,
@@ -87,13 +69,6 @@ class PoolCore(ConnBooks[C]):
         self._min_idle = self.options.min_idle_conns
         self._patience = 2.0 * self._dials.patience()
         """A backstop for waits that end with a test or a dial, which have time-outs of their own and end sooner."""
-        self._testing = 0
-        """Tests under way, each for one waiter."""
-        self._waiters = WaiterQueue()
-        self._deadlines = Deadlines[WantConn[C]](lambda want, when: want.state is WantState.WAITING)
-        self._last_dial_error: BaseException | None = None
-        self.hits = self.misses = self.waits = self.timeouts = self.undelivered = self.dial_errors = 0
-        self.wait_duration = 0.0
 
     # --- the warm path
 
@@ -199,21 +174,6 @@ class PoolCore(ConnBooks[C]):
             want.deadline = now + (timeout if want.own_time and timeout is not None else limit)
             self._deadlines.add(want.deadline, want)
         return actions or NOTHING
-
-    def collect(self, want: WantConn[C]) -> PooledConn[C]:
-        """What a settled waiter got: its connection, or its error raised. Once."""
-        if want.state is WantState.DELIVERED and want.pooled is not None:
-            pooled = want.pooled
-            want.state = WantState.TAKEN
-            want.pooled = None
-            if pooled.state is CLOSED:
-                pooled.streams -= 1
-                raise PoolClosed("the pool was closed before the connection could be used: make a new one")
-            return pooled
-        if want.state is WantState.FAILED and want.error is not None:
-            error, want.error = want.error, None
-            raise error
-        raise PoolError(f"this acquire is {want.state.value}: there is nothing to collect")
 
     def cancel(self, want: WantConn[C], now: float) -> Actions:
         """Whoever waited has gone away. What it was given goes to the next; when it took that already, nothing happens."""
@@ -330,13 +290,6 @@ class PoolCore(ConnBooks[C]):
             pooled.state = IN_USE
             self._shared[pooled] = None
 
-    def _grant(self, pooled: PooledConn[C], now: float, actions: list[Action]) -> None:
-        want = self._waiters.pop_first()
-        self._hold(pooled)
-        want.pooled = pooled
-        self._no_longer_waits(want, WantState.DELIVERED, now)
-        actions.append(Wake(want))
-
     # --- dials
 
     def dialled(self, ticket: DialTicket, conn: C, now: float) -> Actions:
@@ -388,25 +341,9 @@ class PoolCore(ConnBooks[C]):
                 self._total.give_back(self)
             self._fail_head(error, ticket.started, now, actions)
 
-    def _give_back(self, total: TotalLimits) -> None:
-        total.give_back(self)
-
     def _worth_another_attempt(self) -> bool:
         """Somebody still needs the dial, and there is a slot for it."""
         return self._over <= 0 and (bool(self._waiters) or self._min_idle > len(self._idle))
-
-    def _fail_head(self, error: BaseException, started: float, now: float, actions: list[Action]) -> None:
-        """A dial has failed: so has the waiter that would have got it."""
-        if self._waiters:
-            failure: Exception
-            if isinstance(error, DialError):
-                failure = error  # it says all that there is to say, and this waiter alone gets it
-            else:
-                failure = DialError(
-                    f"the dial failed after {now - started:.3f} s: {type(error).__name__}: {error}; is the peer up?"
-                )
-                failure.__cause__ = error
-            self._settle_failed(self._waiters.pop_first(), failure, now, actions)
 
     def _start_dials(self, now: float, actions: list[Action]) -> None:
         """Invariant 3: a dial for each waiter that no test or dial is for yet; then `min_idle_conns`."""
@@ -434,16 +371,6 @@ class PoolCore(ConnBooks[C]):
             actions.append(Dial(dials.start(now)))
         if total is not None:
             total.hungry.pop(self, None)
-
-    def _refuse_head(self, now: float, actions: list[Action]) -> None:
-        """`fail_fast_after`: a dial that would start fails instead, without one."""
-        text = (
-            f"{self._dials.failures} dials in a row have failed, the last with {self._last_dial_error!r}; "
-            "not dialling again yet (fail_fast_after, dial_backoff)"
-        )
-        failure = DialError(text)
-        failure.__cause__ = self._last_dial_error
-        self._settle_failed(self._waiters.pop_first(), failure, now, actions)
 
     # --- time
 
@@ -571,38 +498,6 @@ class PoolCore(ConnBooks[C]):
             self._close(pooled, CloseReason.SHUTDOWN, actions)
         return actions or NOTHING
 
-    # --- books
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
-    @property
-    def conns(self) -> int:
-        """Slots taken: idle, in use and being dialled."""
-        return len(self._conns) + len(self._dials)
-
-    @property
-    def waiting(self) -> int:
-        return len(self._waiters)
-
-    def stats(self) -> PoolStats:
-        return PoolStats(
-            conns=self.conns,
-            idle=len(self._idle),
-            dialing=len(self._dials),
-            waiting=len(self._waiters),
-            streams=sum(pooled.streams for pooled in self._conns),
-            hits=self.hits,
-            misses=self.misses,
-            waits=self.waits,
-            wait_duration=self.wait_duration,
-            timeouts=self.timeouts,
-            undelivered=self.undelivered,
-            dial_errors=self.dial_errors,
-            closed=MappingProxyType(dict(self._counts)),
-        )
-
     def _comes_without_a_release(self) -> bool:
         """A newcomer can be served by a test, a dial under way, or a free slot: nobody need give anything back."""
         coming = self._testing + len(self._dials)
@@ -612,9 +507,6 @@ class PoolCore(ConnBooks[C]):
         if self.options.max_streams is not None and coming + free > 0:
             return len(self._waiters) < self.options.max_waiters  # one connection may serve them all
         return len(self._waiters) < coming + free
-
-    def _all_in_use(self) -> str:
-        return f"all {self._max_conns} connections are in use (max_conns)"
 
     # --- the queue
 
@@ -634,29 +526,3 @@ class PoolCore(ConnBooks[C]):
                     self._grant(pooled, now, actions)
                 self._close_stale(now, actions)
         self._start_dials(now, actions)
-
-    def _no_longer_waits(self, want: WantConn[C], state: WantState, now: float) -> None:
-        want.state = state
-        if want.queued:
-            self.wait_duration += now - want.since
-        if want.deadline != math.inf:
-            self._deadlines.dropped()
-        if self._total is not None and not self._waiters:
-            self._total.hungry.pop(self, None)
-
-    def _fail(self, want: WantConn[C], error: Exception) -> None:
-        want.state = WantState.FAILED
-        want.error = error
-
-    def _settle_failed(self, want: WantConn[C], error: Exception, now: float, actions: list[Action]) -> None:
-        self._no_longer_waits(want, WantState.FAILED, now)
-        want.error = error
-        actions.append(Wake(want))
-
-    def _timed_out(self, want: WantConn[C], now: float) -> PoolError:
-        waited = f"waited {now - want.since:.3f} s for a connection"
-        if want.own_time:
-            return RequestTimeout(f"{waited}, which was all the time the request had")
-        if not want.queued:
-            return DialTimeout(f"{waited}, and no dial or test ended; see dial_timeout and max_concurrent_dials")
-        return NoFreeConns(f"{waited}: {self._all_in_use()}; raise max_conns or max_conn_wait_timeout")

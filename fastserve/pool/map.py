@@ -203,9 +203,12 @@ class ConnPoolMap(Generic[T, K, C]):
 
     def _let_go(self) -> None:
         while self._total.emptied and not self._closed:
-            core = self._total.emptied.pop()
-            if core.conns or core.waiting or core not in self._entries:
+            entry = self._entries.get(self._total.emptied.pop())
+            if entry is None:
+                continue
+            key, pool = entry
+            if pool.core.conns or pool.core.waiting:
                 continue  # in use again
-            key, pool = self._entries.pop(core)
+            del self._entries[pool.core]
             del self._pools[key]
             self._gone = PoolStats.total([self._gone, pool.stats()])

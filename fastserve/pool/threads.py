@@ -103,7 +103,9 @@ class SyncConnPool(Generic[C]):
             now = self._clock()
             actions = self._core.release(pooled, now)
             quiet = self._sweep_at <= now + self._idle_duration
-        if actions or not quiet:
+        if type(actions) is tuple and actions:  # handed over: nothing to do but to wake the waiter
+            actions[0].want.signal.release()  # type: ignore[union-attr]
+        elif actions or not quiet:
             self._carry_out(actions)
 
     # --- everything else
@@ -277,7 +279,10 @@ class SyncConnPool(Generic[C]):
                     self._dial_failed(ticket, error)
             case Attach(pooled):
                 assert self._attach is not None
-                self._attach(pooled)
+                try:
+                    self._attach(pooled)
+                except Exception:
+                    logger.warning("pool: attach raised", exc_info=True)
             case Close(pooled, reason):
                 self._tell(PoolEvent("closed", pooled.conn, reason))
                 try:

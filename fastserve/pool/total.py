@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fastserve.pool.conn import PooledConn
 
 if TYPE_CHECKING:
-    from fastserve.pool.core import PoolCore
+    from fastserve.pool.books import ConnBooks
 
 __all__ = ["TotalLimits"]
 
@@ -28,12 +28,12 @@ class TotalLimits:
         self.conns = 0
         self.idle: OrderedDict[PooledConn[Any], None] = OrderedDict()
         """Idle connections of all pools, the one idle longest first."""
-        self.hungry: OrderedDict[PoolCore[Any], None] = OrderedDict()
+        self.hungry: OrderedDict[ConnBooks[Any], None] = OrderedDict()
         """Pools that have a waiter and a slot of their own, but no room here; in the order they asked."""
-        self.emptied: set[PoolCore[Any]] = set()
+        self.emptied: set[ConnBooks[Any]] = set()
         """Pools that have become empty, or may have."""
 
-    def give_back(self, core: PoolCore[Any]) -> None:
+    def give_back(self, core: ConnBooks[Any]) -> None:
         """A slot of `core` is free again."""
         self.conns -= 1
         if not core.conns:

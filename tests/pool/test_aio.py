@@ -279,7 +279,7 @@ def test_a_failed_reset_closes(run: Run, kind: str) -> None:
 
     async def main() -> None:
         world = World()
-        pool = a_pool(world, reset=slow if kind in ("async", "hangs") else plain, dial_timeout=0.05)
+        pool = a_pool(world, reset=slow if kind in ("async", "hangs") else plain, dial_timeout=0.3)
         pool.release(await pool.acquire())
         await until(lambda: not world.open)
         assert pool.stats().closed["error"] == 1
@@ -358,6 +358,21 @@ def test_attach_comes_first_and_may_say_lost(run: Run) -> None:
         await pool.aclose()
 
     run(main())
+
+
+def test_an_attach_that_raises_costs_no_wake_up(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    def bad(pooled: PooledConn[Conn]) -> None:
+        raise ValueError("attach")
+
+    async def main() -> None:
+        world = World()
+        pool = ConnPool(world.dial, world.close, attach=bad)
+        pool.release(await pool.acquire())
+        await pool.aclose()
+        assert not world.open
+
+    run(main())
+    assert "attach raised" in caplog.text
 
 
 def test_events(run: Run) -> None:
@@ -484,7 +499,7 @@ def test_one_timer_however_many_wait(run: Run) -> None:
 def test_no_timer_while_there_is_nothing_to_watch(run: Run) -> None:
     async def main() -> None:
         world = World()
-        pool = a_pool(world, max_idle_conn_duration=None, dial_timeout=0.05)
+        pool = a_pool(world, max_idle_conn_duration=None, dial_timeout=0.5)
         assert pool._timer is None
         held = await pool.acquire()
         await until(lambda: pool._timer is None)  # it was there for the dial's own time-out

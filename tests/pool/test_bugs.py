@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -22,7 +21,7 @@ from fastserve.pool.options import PoolOptions
 from fastserve.pool.threads import SyncConnPool
 from fastserve.pool.want import WantConn
 from tests.pool.driver import Driver
-from tests.pool.world import Clock, Conn, ThreadWorld, World, ticks, until
+from tests.pool.world import Clock, Conn, ThreadWorld, World, ticks, until, wait_until
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -458,12 +457,3 @@ def test_row_15_lowering_the_limit_with_waiters_queued(run: Run) -> None:
         await pool.aclose()
 
     run(main())
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """For threads, whose progress has no event here; bounded."""
-    deadline = time.monotonic() + 20
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "waited for 20 s"
-        pause.wait(0.001)

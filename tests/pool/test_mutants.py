@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-import fastserve.pool.books
-import fastserve.pool.core
 from fastserve.pool.core import PoolCore
 from tests.pool.machine import run_machine, walk
 
@@ -26,7 +24,10 @@ def check(core_class: type[PoolCore[int]]) -> None:
 
 
 BOOKS = "fastserve.pool.books"
+WAITING = "fastserve.pool.waiting"
 CORE = "fastserve.pool.core"
+LAYERS = [BOOKS, WAITING, CORE]
+"""Each builds on the one before it."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ MUTANTS = [
     Mutant(
         "a failed dial fails everybody",
         7,
-        CORE,
+        WAITING,
         "        if self._waiters:\n            failure: Exception\n",
         "        while self._waiters:\n            failure: Exception\n",
     ),
@@ -168,20 +169,16 @@ def load(name: str, source: str) -> types.ModuleType:
 
 def mutated(mutant: Mutant) -> type[PoolCore[int]]:
     """The core class with one piece of its source replaced; everything else is as it is."""
-    sources = {
-        BOOKS: Path(fastserve.pool.books.__file__).read_text("utf-8"),
-        CORE: Path(fastserve.pool.core.__file__).read_text("utf-8"),
-    }
+    sources = {name: Path(str(sys.modules[name].__file__)).read_text("utf-8") for name in LAYERS}
     assert sources[mutant.module].count(mutant.old) == 1, f"the source has changed: write {mutant.name!r} anew"
     sources[mutant.module] = sources[mutant.module].replace(mutant.old, mutant.new)
-    books = load(BOOKS, sources[BOOKS])
-    original = sys.modules[BOOKS]
-    sys.modules[BOOKS] = books
+    originals = {name: sys.modules[name] for name in LAYERS}
     try:
-        core = load(CORE, sources[CORE])
+        for name in LAYERS:
+            sys.modules[name] = load(name, sources[name])
+        core_class: type[PoolCore[int]] = vars(sys.modules[CORE])["PoolCore"]
     finally:
-        sys.modules[BOOKS] = original
-    core_class: type[PoolCore[int]] = core.PoolCore
+        sys.modules.update(originals)
     return core_class
 
 

@@ -18,8 +18,7 @@ import pytest
 from fastserve.pool.aio import ConnPool
 from fastserve.pool.options import PoolOptions
 from fastserve.pool.threads import SyncConnPool
-from tests.pool.test_bugs import wait_until
-from tests.pool.world import Clock, until
+from tests.pool.world import Clock, until, wait_until
 
 try:
     import redis.asyncio.connection

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 
 TICKS = 5
@@ -100,3 +101,12 @@ async def until(condition: Callable[[], bool]) -> None:
     """Until it is true, turn by turn; the `run` fixture bounds it."""
     while not condition():  # noqa: ASYNC110 (there is no event for the books of a pool)
         await asyncio.sleep(0)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """For threads, whose progress has no event here; bounded."""
+    deadline = time.monotonic() + 20
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, "waited for 20 s"
+        pause.wait(0.001)
