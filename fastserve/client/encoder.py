@@ -38,12 +38,12 @@ class RequestEncoder:
     def encode(self, request: ClientRequest) -> tuple[bytes, bytes]:
         """The request's head, and what is left of its body: a small one stands behind the head. A stream is not touched."""
         writer = self._writer(request)
-        headers = request.headers
+        headers = request._headers  # None, mostly: `request.headers` would make some
         content = request.content
-        if self._accept_encoding and "accept-encoding" not in headers:
-            headers = Headers(headers.raw)
+        if self._accept_encoding and (headers is None or "accept-encoding" not in headers):
+            headers = Headers(() if headers is None else headers.raw)
             headers.set("Accept-Encoding", self._accept_encoding)
-        if not headers.raw and not content and request.stream is None:
+        if not headers and not content and request.stream is None:
             return writer.plain_head(request.method, request.target), b""
         length = request.content_length
         head = writer.head(

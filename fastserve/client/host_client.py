@@ -101,7 +101,7 @@ class HostClient(BaseClient):
         started = self._last_use_time = self._clock()
         limit = inf if timeout is None and deadline is None else time_limit(started, timeout, deadline)
         head = content = None
-        if not request.headers.raw and not request.content and request.stream is None and request.origin is None:
+        if request._headers is None and not request.content and request.stream is None and request.origin is None:
             head = self._plain_heads.get((request.method, request.target))
         if head is None:
             head, content = self._encoder.encode(request)
