@@ -216,8 +216,8 @@ class RequestCtx:
 
     def stamp(self) -> None:
         """Fix `time`: the handler is about to wait. Before that, now is when the request was there."""
-        self.unusual = True
-        self._arrived = _time.time()
+        if self._arrived is None:
+            self._arrived = _time.time()
 
     # The connection
 
