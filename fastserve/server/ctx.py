@@ -78,9 +78,9 @@ class RequestCtx:
         self.context: contextvars.Context | None = None
         self._failure: BaseException | None = None
         self.worker: Worker | None = None
+        self._arrived: float | None = None
         self.unusual = False
         """True when one of what follows was set: then the connection takes the longer way, and it is reset."""
-        self._arrived: float | None = None
         self._hijack_handler: HijackHandler | None = None
         self._early: tuple[str, int] | None = None
         self._body_stream: RequestBodyStream | None = None

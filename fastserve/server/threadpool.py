@@ -93,7 +93,7 @@ class ThreadWorkerPool:
         self._threads = 0
         self._running = 0
         self._waking = False
-        self._chained = False  # handlers block: each thread wakes the next one, until the queue is empty
+        self._chained = False  # each thread wakes the next one before its own call, until the queue is empty
         self._starved = False  # the system had no thread left, the last time one was to be made
         self._ended: deque[ThreadWork] = deque()
         self._posted = False
@@ -118,11 +118,16 @@ class ThreadWorkerPool:
         return len(self._queue)
 
     def start(self, work: ThreadWork) -> bool:
-        """Queue `work` for a thread and return False: it is under way. Raises `WorkerPoolClosed`."""
+        """Queue `work` for a thread and return False: it is under way. Raises `WorkerPoolClosed`.
+
+        A thread is woken now, and does not rely on the loop for what it leaves behind: for a caller that may block.
+        """
         if self._admit(work):
             with self._lock:
-                if self._queue and not self._waking:
-                    self._wake_one()
+                if self._queue:
+                    self._chained = True
+                    if not self._waking:
+                        self._wake_one()
         return False
 
     def start_soon(self, work: ThreadWork) -> bool:
@@ -253,7 +258,7 @@ class ThreadWorkerPool:
                 self._look_after_queue()
         ended = self._ended
         while ended:
-            ended.popleft().call_ended()
+            ended.popleft().call_ended()  # no variable: a RequestCtx is used again when nobody else holds it
 
     def _thread_ended(self) -> None:
         if not self._threads:
