@@ -154,16 +154,9 @@ class ThreadWorkerPool:
     def _wake_for_turn(self) -> None:
         """Wake a thread for the works of the turn before."""
         with self._lock:
-            self._look_after_queue()
             self._fresh = 0
             if self._queue and not self._waking:
                 self._wake_one()
-
-    def _look_after_queue(self) -> None:
-        """When works of an earlier turn wait behind calls that block, wake a thread for them. The lock is held."""
-        if len(self._queue) > self._fresh and not self._waking:
-            self._chained = True
-            self._wake_one()
 
     def withdraw(self, work: ThreadWork) -> None:
         """Take `work` out of the queue: nobody wants it any more. No-op when it does not wait."""
@@ -252,10 +245,14 @@ class ThreadWorkerPool:
             pass  # the loop is closed: nobody is left to hear of it
 
     def _deliver(self) -> None:
+        """What a thread calls the loop for: to end works, and to look after those that it has left in the queue."""
         self._posted = False
         if self._queue:
             with self._lock:
-                self._look_after_queue()
+                # Works of this turn will have their own thread woken.
+                if len(self._queue) > self._fresh and not self._waking:
+                    self._chained = True
+                    self._wake_one()
         ended = self._ended
         while ended:
             ended.popleft().call_ended()  # no variable: a RequestCtx is used again when nobody else holds it
