@@ -239,7 +239,7 @@ class Answering(Wire):
         """Answer `ctx` now; its handler goes on for nobody. See `RequestCtx.timeout_error`."""
         service = self.service
         if threading.get_ident() != service.thread_id:
-            service.loop.call_soon_threadsafe(self.answer_early, ctx, message, status)
+            service.loop.call_soon_threadsafe(self._answer_early_for_thread, ctx, message, status)
             return
         if self._ctx is not ctx or self._lost:
             return  # it is answered, or nobody is there to read it
@@ -259,6 +259,13 @@ class Answering(Wire):
         self._ctx = early
         ctx._connection = None
         self._answer(early)
+
+    def _answer_early_for_thread(self, ctx: RequestCtx, message: str, status: int) -> None:
+        """`answer_early` that another thread asked for, which has gone on: nobody is there to catch an error."""
+        try:
+            self.answer_early(ctx, message, status)
+        except ResponseError as error:
+            logger.warning("connection %d, request %d: %s", self.number, self.requests, error)
 
     def _hijack(self, ctx: RequestCtx, handler: HijackHandler) -> None:
         service = self.service

@@ -362,10 +362,11 @@ class RequestCtx:
         self.error("Not Found\n", 404)
 
     def timeout_error(self, message: str = "the request took too long\n", status: int = 408) -> None:
-        """Answer now, while the handler goes on: what it still sets is for nobody. To be called on the loop's thread.
+        """Answer now, while the handler goes on: what it still sets is for nobody.
 
         As fasthttp's TimeoutError. The connection serves its next request; the handler's worker stays busy until it returns.
-        Raises `ResponseError` for a status or body that can't be sent.
+        Raises `ResponseError` for a status or body that can't be sent, and when a stream has begun to be sent; called on
+        another thread than the loop's it acts a moment later, and then logs that it came too late.
         """
         probe = Response()  # refuse here what can't be sent: nobody would answer when it fails later
         probe.set_status_code(status)

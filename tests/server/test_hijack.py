@@ -590,6 +590,33 @@ def test_timeout_error_inside_a_stream_is_too_late(run: Run, caplog: pytest.LogC
     assert "the response has begun already" in caplog.text
 
 
+def test_timeout_error_from_a_thread_inside_a_stream_is_logged(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody could catch it: it used to end in the loop's exception handler, which `run` looks at."""
+
+    def handler(ctx: RequestCtx) -> None:
+        def lines() -> Any:
+            yield "a"
+            ctx.timeout_error()
+            yield "b"
+
+        if ctx.path == "/":
+            ctx.set_body_stream(lines())
+
+    async def main() -> None:
+        async with MemoryServer(handler) as server:
+            client = server.connect()
+            client.feed(GET)
+            response = await client.read_response()
+            assert (response.status, response.body, response.complete) == (200, b"ab", True)
+            client.feed(NEXT)
+            assert (await client.read_response()).status == 200
+
+    run(main())
+    assert [record.getMessage() for record in caplog.records if record.name == "fastserve"] == [
+        "connection 1, request 1: timeout_error: the response has begun already"
+    ]
+
+
 def test_timeout_error_with_a_body_that_is_still_coming(run: Run) -> None:
     async def main() -> None:
         ends: list[Any] = []
