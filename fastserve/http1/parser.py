@@ -4,9 +4,9 @@ llhttp (through httptools) judges the syntax. This module decides *how much* it 
 given, and that is what makes everything else simple:
 
 - A head ends at the first CRLFCRLF, a body with Content-Length after that many
-  bytes, a chunked body at some CRLFCRLF. The parser is never fed past such a place, so
-  that a request always ends where a call of `feed` ends: pipelined requests need no
-  queue, and limits are counted before a byte is parsed.
+  bytes, a chunked body where its chunks say (`ChunkScanner`). The parser is never fed
+  past such a place, so that a request always ends where a call of `feed` ends:
+  pipelined requests need no queue, and limits are counted before a byte is parsed.
 - The raw head is at hand when a request is complete. The request line is read from it,
   since llhttp does not tell 'two spaces' from one.
 - Header callbacks are bound methods of a dict, so that a header costs no Python frame.
@@ -29,6 +29,7 @@ from types import SimpleNamespace
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from fastserve.errors import RequestError
+from fastserve.http1.chunked import ChunkScanner
 from fastserve.http1.fields import is_host
 from fastserve.http1.head import FRAMING_NAMES, METHODS, PLAIN, Framing, field_pairs, read_framing, read_request_line
 from fastserve.http1.request import Request
@@ -128,6 +129,7 @@ class RequestParser:
 
     __slots__ = (
         "_announced",
+        "_chunks",
         "_excess",
         "_feed",
         "_memory",
@@ -137,7 +139,6 @@ class RequestParser:
         "_received",
         "_remaining",
         "_skipped",
-        "_tail",
         "fields",
         "max_body_size",
         "max_header_count",
@@ -165,7 +166,7 @@ class RequestParser:
         self._skipped = 0  # bytes of blank lines before the request line
         self._announced = 0  # a body's Content-Length
         self._remaining = 0  # bytes of a body with Content-Length still to come
-        self._tail = b""  # the last three bytes of a chunked body so far
+        self._chunks = ChunkScanner()  # of the chunked body under way
         self._excess = 0  # bytes of extensions and trailers that no body bytes account for
         self._received = 0  # bytes of body in `parts`, ever
         self._packed = 0  # how many of `parts` are made of many
@@ -352,7 +353,7 @@ class RequestParser:
                 fields = dict(fields)
             self.fields.clear()
             self.state = CHUNKED
-            self._tail = b""
+            self._chunks = ChunkScanner()
             self._excess = self._received = 0
         else:
             self.state = LENGTH
@@ -388,15 +389,8 @@ class RequestParser:
         self._packed += 1
 
     def _feed_chunked(self, data: bytes, start: int) -> int:
-        # The message can end only behind a CRLFCRLF, which may straddle the segments.
-        tail = self._tail
-        seam = tail + data[start : start + 3]
-        at = seam.find(END_OF_HEAD)
-        if at >= 0:
-            end = start + at + 4 - len(tail)
-        else:
-            at = data.find(END_OF_HEAD, start)
-            end = at + 4 if at >= 0 else len(data)
+        chunks = self._chunks
+        end = chunks.find_end(data, start)
         parts = self.parts
         known = len(parts)
         self._feed_syntax(data if end - start == len(data) else memoryview(data)[start:end])
@@ -412,11 +406,14 @@ class RequestParser:
             raise RequestError(413, "chunk extensions and trailers are larger than the head may be")
         if len(self.fields) > self.max_header_count:
             raise RequestError(431, f"more than {self.max_header_count} trailers")
-        if self._open:
-            self._tail = (tail + data[max(start, end - 3) : end])[-3:]
-        else:
+        if chunks.ended == bool(self._open):
+            raise RequestError(400, "the body does not end where its chunks say")
+        if chunks.ended:
             if self.fields:
-                self.request.trailer_fields = dict(self.fields)
+                trailers = field_pairs(bytes(chunks.trailers))  # each line: the callbacks keep one of a name
+                if len(trailers) > self.max_header_count:
+                    raise RequestError(431, f"more than {self.max_header_count} trailers")
+                self.request.trailer_fields = trailers
                 # llhttp takes a trailer for a header: after 'Connection: close' it would refuse the next request.
                 self._feed = self._new_feed()
             self.state = COMPLETE

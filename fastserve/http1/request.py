@@ -35,7 +35,7 @@ class Request:
         self.framing: Framing = PLAIN
         self.body = b""
         self.scheme = "http"
-        self.trailer_fields: dict[bytes, bytes] | None = None
+        self.trailer_fields: list[tuple[bytes, bytes]] | None = None
         self.surface: dict[str, Any] | None = None
         """What was decoded on demand, by property."""
 
@@ -82,8 +82,8 @@ class Request:
 
     @property
     def trailers(self) -> Headers:
-        """Fields sent behind a chunked body; of a repeated name the first. There when the body has been read."""
-        trailers: Headers = self._decoded("trailers", lambda: Headers((self.trailer_fields or {}).items()))
+        """Fields sent behind a chunked body, repeated names included. There when the body has been read."""
+        trailers: Headers = self._decoded("trailers", lambda: Headers(self.trailer_fields or ()))
         return trailers
 
     @property
