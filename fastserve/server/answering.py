@@ -120,6 +120,8 @@ class Answering(Wire):
             ctx._stream_head = head
             ctx.unusual = True
             ctx.run = send_stream
+            if self._eof:
+                self.deadline = self._stream_deadline()
             return True
         self._transport.write(head if how is Delimiter.NONE else head + response.body)
         if ctx._hijack_handler is not None:
