@@ -99,7 +99,7 @@ class Wire(asyncio.Protocol):
         service.numbered += 1
         self.number = service.numbered
         self.opened_at = service.now
-        self.retire_at = service.now + service.config.max_keepalive_duration
+        self.retire_at = service.retire_at
         self.deadline = service.deadline(min(service.config.idle_timeout, service.config.read_timeout))
         service.connections.add(self)
         self._tell(ConnState.NEW)
