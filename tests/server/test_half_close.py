@@ -6,7 +6,7 @@ A client that has gone altogether looks the same until something is written to i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -14,19 +14,15 @@ import pytest
 from fastserve.server.ctx import RequestCtx
 from fastserve.server.server import Server
 from fastserve.testing import MemoryServer
+from tests.server.clients import GET, GET_1_0, Run, settled, turns
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
-GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-GET_1_0 = b"GET / HTTP/1.0\r\n\r\n"
 PIECE = b"x" * 10_000
 PIECES = 300
 
 
 async def end_seen(ctx: RequestCtx) -> None:
     """Turns of the loop until the server has seen the end of what the client sends."""
-    while not ctx.disconnected:  # noqa: ASYNC110
-        await asyncio.sleep(0)
+    await settled(lambda: ctx.disconnected)
 
 
 def dechunked(body: bytes) -> bytes:
@@ -89,8 +85,7 @@ def test_a_half_closed_client_gets_its_stream_to_the_end(run: Run, handler: Any,
             assert body == b"first" + PIECE * PIECES
             writer.close()
             await writer.wait_closed()
-            while server.service.connections or server.service.pool.busy:
-                await asyncio.sleep(0)
+            await settled(lambda: not (server.service.connections or server.service.pool.busy))
 
     run(main())
 
@@ -156,8 +151,7 @@ def test_a_stream_stops_when_its_client_has_closed(run: Run, blocking: bool, unr
             writer.close()
             closed.set()
             await stopped.wait()
-            while server.service.connections or server.service.pool.busy:
-                await asyncio.sleep(0)
+            await settled(lambda: not (server.service.connections or server.service.pool.busy))
 
     run(main())
 
@@ -295,9 +289,3 @@ def test_cancel_on_disconnect_takes_a_half_close_for_a_disconnection(run: Run) -
             await client.closed()
 
     run(main())
-
-
-async def turns(count: int = 20) -> None:
-    """So many turns of the loop: after them, what did not happen does not happen by itself."""
-    for _ in range(count):
-        await asyncio.sleep(0)

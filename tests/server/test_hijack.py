@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,24 +16,9 @@ from fastserve.server.hijack import HijackedConnection
 from fastserve.server.server import Server, ShutdownReport
 from fastserve.server.wire import ConnState
 from fastserve.testing import MemoryServer
+from tests.server.clients import GET, PATIENCE, Run, settled, turns
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
-GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 UPGRADE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
-PATIENCE = 10.0
-
-
-async def settled(check: Callable[[], bool]) -> None:
-    """Turns of the loop until `check` is true: for what happens in a few turns and has no event of its own."""
-    while not check():  # noqa: ASYNC110
-        await asyncio.sleep(0)
-
-
-async def turns(count: int = 20) -> None:
-    """So many turns of the loop: after them, what did not happen does not happen by itself."""
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 async def echo(connection: HijackedConnection) -> None:

@@ -6,16 +6,13 @@ import asyncio
 import gc
 import re
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import pytest
 
 from fastserve.server.ctx import RequestCtx
 from fastserve.server.memory import RELEASES, REST, SURGE, SurgeWatch
 from fastserve.testing import MemoryServer
-
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
+from tests.server.clients import Run
 
 
 def told(watch: SurgeWatch, *connections: int) -> list[bool]:

@@ -7,7 +7,7 @@ import contextvars
 import gc
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,14 +17,11 @@ from hypothesis import strategies as st
 
 from fastserve.errors import FastserveError, RequestError, WorkerPoolClosed
 from fastserve.server.threadpool import ThreadWorkerPool
-
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
+from tests.server.clients import PATIENCE, Run, settled, turns
 
 VAR: contextvars.ContextVar[Any] = contextvars.ContextVar("VAR")
 MAX_IDLE = 10.0
 MAX_WAIT = 5.0
-SOON = 10.0
-"""Seconds after which a thread that waits for an event gives up, so that a failed test ends."""
 
 
 class FakeCall:
@@ -65,7 +62,7 @@ class Gate:
 
     def __call__(self) -> None:
         self._loop.call_soon_threadsafe(self.entered.set)
-        assert self._open.wait(SOON)
+        assert self._open.wait(PATIENCE)
 
     def open(self) -> None:
         self._open.set()
@@ -85,18 +82,12 @@ async def new_pool(
     try:
         yield pool
     finally:
-        assert await pool.close(SOON) == 0
+        assert await pool.close(PATIENCE) == 0
         assert pool.threads == 0
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """A thread gets there by itself, at once; conftest's bound fails the test that waits in vain."""
-    while not condition():  # noqa: ASYNC110 (the pool tells nobody when a thread is idle or gone)
-        await asyncio.sleep(0.001)
-
-
 async def at_rest(pool: ThreadWorkerPool) -> None:
-    await until(lambda: pool.ready == pool.threads and not pool.running)
+    await settled(lambda: pool.ready == pool.threads and not pool.running)
 
 
 async def block(pool: ThreadWorkerPool, count: int) -> tuple[list[Gate], list[FakeCall]]:
@@ -139,7 +130,7 @@ def test_the_thread_that_finished_last_is_woken_first(run: Run) -> None:
             gates, works = await block(pool, 3)
             for place, gate in enumerate(gates, 1):
                 gate.open()
-                await until(lambda place=place: pool.ready == place)  # type: ignore[misc]
+                await settled(lambda place=place: pool.ready == place)  # type: ignore[misc]
             last_first = [work.thread for work in reversed(works)]
             gates, again = await block(pool, 3)
             assert [work.thread for work in again] == last_first
@@ -279,21 +270,21 @@ def test_idle_threads_are_reaped_oldest_first(run: Run) -> None:
             base = pool.now
             gates, works = await block(pool, 2)
             gates[0].open()
-            await until(lambda: pool.ready == 1)
+            await settled(lambda: pool.ready == 1)
             pool.tick(base + 4)
             gates[1].open()
             await at_rest(pool)
             pool.tick(base + MAX_IDLE - 0.01)
             assert pool.threads == 2
             pool.tick(base + MAX_IDLE)
-            await until(lambda: pool.threads == 1)
+            await settled(lambda: pool.threads == 1)
             survivor = FakeCall()
             pool.start(survivor)
             await survivor.over.wait()
             assert survivor.thread == works[1].thread
             await at_rest(pool)
             pool.tick(base + MAX_IDLE + MAX_IDLE)
-            await until(lambda: pool.threads == 0)
+            await settled(lambda: pool.threads == 0)
             after = FakeCall()
             pool.start(after)
             await after.over.wait()
@@ -336,7 +327,7 @@ def test_slow_works_get_a_thread_each(run: Run) -> None:
     async def main() -> None:
         async with new_pool(max_threads=8) as pool:
             barrier = threading.Barrier(8)
-            works = [FakeCall(lambda: barrier.wait(SOON)) for _ in range(8)]
+            works = [FakeCall(lambda: barrier.wait(PATIENCE)) for _ in range(8)]
             for work in works:
                 pool.start(work)
             for work in works:
@@ -540,7 +531,7 @@ def test_cancelled_caller_of_run_waits_no_more_and_its_thread_is_used_again(run:
             await gate.entered.wait()
             ran: list[str] = []
             queued = asyncio.create_task(pool.run(ran.append, "queued"))
-            await until(lambda: pool.waiting == 1)
+            await settled(lambda: pool.waiting == 1)
             for task in (caller, queued):
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
@@ -582,7 +573,7 @@ def test_run_raises_503_when_no_thread_comes_free_in_time(run: Run) -> None:
         async with new_pool(max_threads=1) as pool:
             (gate,), _ = await block(pool, 1)
             caller = asyncio.create_task(pool.run(abs, -1))
-            await until(lambda: pool.waiting == 1)
+            await settled(lambda: pool.waiting == 1)
             pool.tick(pool.now + MAX_WAIT)
             with pytest.raises(FastserveError) as caught:
                 await caller
@@ -677,7 +668,7 @@ def test_close_ends_idle_threads_refuses_what_waits_and_counts_the_busy(run: Run
             gates, works = await block(pool, 2)
             gates[0].open()
             await works[0].over.wait()
-            await until(lambda: pool.ready == 1)
+            await settled(lambda: pool.ready == 1)
             third_gate = Gate()
             third = FakeCall(third_gate)
             pool.start(third)
@@ -694,7 +685,7 @@ def test_close_ends_idle_threads_refuses_what_waits_and_counts_the_busy(run: Run
             third_gate.open()
             await works[1].over.wait()
             await third.over.wait()
-            assert await pool.close(SOON) == 0
+            assert await pool.close(PATIENCE) == 0
             assert pool.threads == 0
 
     run(main())
@@ -728,18 +719,18 @@ def test_thread_that_ends_after_its_loop_is_left_alone() -> None:
 
     def call() -> None:
         threads.append(threading.current_thread())
-        opened.wait(SOON)
+        opened.wait(PATIENCE)
 
     async def main() -> None:
         pool = ThreadWorkerPool(asyncio.get_running_loop(), max_threads=1, concurrency=1)
         work = FakeCall(call)
         pool.start(work)
-        await until(lambda: bool(threads))
+        await settled(lambda: bool(threads))
         assert await pool.close(0) == 1
 
     asyncio.run(main())
     opened.set()
-    threads[0].join(SOON)
+    threads[0].join(PATIENCE)
     assert not threads[0].is_alive()
 
 
@@ -794,7 +785,7 @@ def test_invariants_hold_over_any_sequence(
                     elif name == "tick":
                         pool.tick(pool.now + argument)
                     elif name == "rest":
-                        await asyncio.sleep(0.001)
+                        await turns()
                     with pool._lock:
                         assert pool._threads <= max_threads
                         assert pool._running + len(pool._queue) <= concurrency
@@ -806,7 +797,7 @@ def test_invariants_hold_over_any_sequence(
             finally:
                 for gate in gates:
                     gate.open()
-            await until(lambda: all(work.ends or work in withdrawn for work in works))
+            await settled(lambda: all(work.ends or work in withdrawn for work in works))
             await at_rest(pool)
             for work in works:
                 assert len(work.ends) == (0 if work in withdrawn else 1)

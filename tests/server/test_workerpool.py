@@ -7,7 +7,7 @@ import contextvars
 import gc
 import sys
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from fastserve.errors import WorkerPoolClosed
 from fastserve.server.workerpool import Worker, WorkerPool
+from tests.server.clients import Run, count_tasks, turns
 from tests.server.handler_snippets import SNIPPETS, VAR, Snippet, me, never
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Body = Callable[["FakeWork"], Awaitable[Any]]
 
 MAX_IDLE = 10.0
@@ -79,12 +79,6 @@ def start_now(pool: WorkerPool, work: FakeWork) -> bool:
 async def start(pool: WorkerPool, work: FakeWork) -> bool:
     done: bool = await on_loop(start_now, pool, work)
     return done
-
-
-async def turns(count: int = 8) -> None:
-    """Let whatever is under way come to rest."""
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 def new_pool(concurrency: int = 4, max_worker_wait: float = 0.0) -> WorkerPool:
@@ -412,18 +406,6 @@ def test_one_task_serves_any_number_of_works(run: Run) -> None:
         await pool.close()
 
     run(main())
-
-
-def count_tasks() -> list[str]:
-    """Names of the tasks made from now on."""
-    made: list[str] = []
-
-    def factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
-        made.append(coroutine.__qualname__)
-        return asyncio.Task(coroutine, loop=loop, **options)
-
-    asyncio.get_running_loop().set_task_factory(factory)
-    return made
 
 
 # The end of a work
@@ -881,7 +863,7 @@ def test_close_ends_every_task_and_refuses_what_waits(run: Run) -> None:
             try:
                 await never()
             finally:
-                await asyncio.sleep(0.001)
+                await turns(3)
                 cleaned.append("up")
 
         busy = [FakeWork(cleans_up), FakeWork(cleans_up)]
