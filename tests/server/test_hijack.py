@@ -21,6 +21,18 @@ from tests.server.clients import GET, PATIENCE, Run, settled, turns
 UPGRADE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
 
 
+class Floods:
+    """A handler of a hijacked connection that writes 200 kB, and says how many pieces of 10 kB it has come to."""
+
+    def __init__(self) -> None:
+        self.written = 0
+
+    async def __call__(self, connection: HijackedConnection) -> None:
+        for _ in range(20):
+            await connection.write(b"x" * 10_000)
+            self.written += 1
+
+
 async def echo(connection: HijackedConnection) -> None:
     while data := await connection.read():
         await connection.write(data.upper())
@@ -168,22 +180,16 @@ def test_reading_is_bounded(run: Run) -> None:
 
 
 def test_writing_waits_for_the_peer(run: Run) -> None:
-    written = 0
-
-    async def floods(connection: HijackedConnection) -> None:
-        nonlocal written
-        for _ in range(20):
-            await connection.write(b"x" * 10_000)
-            written += 1
+    floods = Floods()
 
     async def main() -> None:
         async with MemoryServer(hijacking(floods)) as server:
             client = server.connect()
             client.transport.take(0)
             client.feed(GET)
-            await settled(lambda: written >= 5)
+            await settled(lambda: floods.written >= 5)
             await turns()
-            assert written < 8
+            assert floods.written < 8
             client.transport.take(None)
             await client.read_response()
             assert len(await client.read_to_end()) == 200_000
@@ -193,13 +199,7 @@ def test_writing_waits_for_the_peer(run: Run) -> None:
 
 def test_writing_waits_for_a_response_that_was_not_read_yet(run: Run) -> None:
     """The transport asked for a pause before the connection was handed over: it does not ask again."""
-    written = 0
-
-    async def floods(connection: HijackedConnection) -> None:
-        nonlocal written
-        for _ in range(20):
-            await connection.write(b"x" * 10_000)
-            written += 1
+    floods = Floods()
 
     async def handler(ctx: RequestCtx) -> None:
         ctx.set_body(b"y" * 100_000)
@@ -212,7 +212,7 @@ def test_writing_waits_for_a_response_that_was_not_read_yet(run: Run) -> None:
             client.feed(GET)
             await settled(lambda: len(client.transport.buffered) > 100_000)
             await turns()
-            assert written <= 1
+            assert floods.written <= 1
             client.transport.take(None)
             assert len((await client.read_response()).body) == 100_000
             assert len(await client.read_to_end()) == 200_000

@@ -106,6 +106,13 @@ class Gate:
         await self.open
 
 
+async def block(pool: WorkerPool) -> Gate:
+    """Keep one worker busy until the gate is opened."""
+    gate = Gate()
+    await start(pool, FakeWork(gate))
+    return gate
+
+
 async def warm(pool: WorkerPool, count: int) -> list[Worker]:
     """Make `count` ready workers; the last one to finish is the last of the list."""
     gates = [Gate() for _ in range(count)]
@@ -214,8 +221,7 @@ def test_concurrency_bounds_the_workers_and_one_more_is_refused_at_once(run: Run
 def test_waiting_work_is_served_first_come_first_served(run: Run) -> None:
     async def main() -> None:
         pool = new_pool(concurrency=1, max_worker_wait=MAX_WAIT)
-        gate = Gate()
-        await start(pool, FakeWork(gate))
+        gate = await block(pool)
         order: list[int] = []
 
         def numbered(number: int) -> Body:
@@ -232,9 +238,8 @@ def test_waiting_work_is_served_first_come_first_served(run: Run) -> None:
         await first.over.wait()
 
         # The queue is bounded by `concurrency`, so it takes one more for each that it gave away.
-        blocked = Gate()
         await turns()
-        await start(pool, FakeWork(blocked))
+        blocked = await block(pool)
         await start(pool, waiting := FakeWork(numbered(1)))
         await start(pool, surplus := FakeWork(numbered(2)))
         assert surplus.ends == ["refused"]
@@ -250,9 +255,7 @@ def test_newcomer_does_not_overtake_the_queue_when_a_step_in_place_ends(run: Run
     async def main() -> None:
         pool = new_pool(concurrency=2, max_worker_wait=MAX_WAIT)
         await warm(pool, 2)
-        gates = [Gate(), Gate()]
-        for gate in gates:
-            await start(pool, FakeWork(gate))
+        gates = [await block(pool), await block(pool)]
         order: list[str] = []
 
         def named(name: str) -> Body:
@@ -282,9 +285,7 @@ def test_waiting_work_is_refused_when_its_time_is_up(run: Run) -> None:
     async def main() -> None:
         pool = new_pool(concurrency=2, max_worker_wait=MAX_WAIT)
         base = pool.now
-        gates = [Gate(), Gate()]
-        for gate in gates:
-            await start(pool, FakeWork(gate))
+        gates = [await block(pool), await block(pool)]
         early, late = FakeWork(quick), FakeWork(quick)
         await start(pool, early)
         pool.tick(base + 2)
@@ -305,8 +306,7 @@ def test_waiting_work_is_refused_when_its_time_is_up(run: Run) -> None:
 def test_withdrawn_work_is_neither_run_nor_refused(run: Run) -> None:
     async def main() -> None:
         pool = new_pool(concurrency=1, max_worker_wait=MAX_WAIT)
-        gate = Gate()
-        await start(pool, FakeWork(gate))
+        gate = await block(pool)
         gone = FakeWork(quick)
         await start(pool, gone)
         pool.withdraw(gone)
@@ -799,8 +799,7 @@ async def observe_in_worker(pool: WorkerPool, body: Snippet, where: str) -> Any:
 
     work = FakeWork(handler)
     if where == "queued":
-        gate = Gate()
-        await start(pool, FakeWork(gate))
+        gate = await block(pool)
         await start(pool, work)
         assert pool.waiting == 1
         gate.open.set_result(None)

@@ -17,7 +17,7 @@ import pytest
 
 from fastserve import RequestConfig, RequestCtx
 from fastserve.server.service import Service
-from fastserve.testing import MemoryServer
+from fastserve.testing import MemoryClient, MemoryServer
 from tests.server.clients import GET, PATIENCE, Run, clients, count_tasks, get, serving, settled, turns
 
 VAR: contextvars.ContextVar[Any] = contextvars.ContextVar("VAR")
@@ -43,6 +43,15 @@ def gated() -> tuple[Callable[[RequestCtx], Awaitable[None]], asyncio.Event, lis
 
 
 # What a request costs: no task
+
+
+async def one_served_one_waiting(server: MemoryServer) -> tuple[MemoryClient, MemoryClient]:
+    """Clients of a server whose concurrency is 1, which have asked for ``/first`` and ``/second``."""
+    first, second = server.connect(), server.connect()
+    first.feed(get("/first"))
+    second.feed(get("/second"))
+    await turns()
+    return first, second
 
 
 async def returns(ctx: RequestCtx) -> None:
@@ -284,10 +293,7 @@ def test_request_that_waited_too_long_gets_503(run: Run) -> None:
     async def main() -> None:
         handler, gate, entered = gated()
         async with MemoryServer(handler, concurrency=1, max_worker_wait=5) as server:
-            first, second = server.connect(), server.connect()
-            first.feed(get("/first"))
-            second.feed(get("/second"))
-            await turns()
+            first, second = await one_served_one_waiting(server)
             server.advance(4.9)
             await turns()
             assert server.service.pool.waiting == 1
@@ -307,10 +313,7 @@ def test_waiting_request_is_not_refused_early_for_having_come_between_two_ticks(
     async def main() -> None:
         handler, gate, _ = gated()
         async with MemoryServer(handler, concurrency=1, max_worker_wait=5) as server:
-            first, second = server.connect(), server.connect()
-            first.feed(get("/first"))
-            second.feed(get("/second"))
-            await turns()
+            first, second = await one_served_one_waiting(server)
             server.advance(5.4)  # 0.45 s of it had gone by since the last tick when the request came
             await turns()
             assert server.service.pool.waiting == 1
@@ -326,10 +329,7 @@ def test_waiting_request_whose_client_has_gone_is_not_run(run: Run) -> None:
     async def main() -> None:
         handler, gate, entered = gated()
         async with MemoryServer(handler, concurrency=1, max_worker_wait=5) as server:
-            first, second = server.connect(), server.connect()
-            first.feed(get("/first"))
-            second.feed(get("/second"))
-            await turns()
+            first, second = await one_served_one_waiting(server)
             second.reset()
             await turns()
             assert server.service.pool.waiting == 0
