@@ -117,8 +117,9 @@ class ServerConfig:
     )
     idle_timeout: float = _option(
         75.0,
-        "A connection without a request closes after this long. 75 s as in nginx: longer than the 60 s of the usual "
-        "load balancers, which then close first.",
+        "A connection without a request closes after this long; so does one whose client has closed its sending side, "
+        "when a streamed response gives nothing. 75 s as in nginx: longer than the 60 s of the usual load balancers, "
+        "which then close first.",
         least=0.01,
     )
     max_header_size: int = _option(
@@ -154,7 +155,8 @@ class ServerConfig:
     )
     cancel_on_disconnect: bool = _option(
         False,
-        "Cancel an `async def` handler when its client goes away. Off, since a half-done write is worse than a wasted one.",
+        "Cancel an `async def` handler, or a stream, when its client goes away or closes its sending side, which looks the "
+        "same. Off, since a half-done write is worse than a wasted one, and some clients (nc -N) read on.",
     )
     close_on_shutdown: bool = _option(True, "Say 'Connection: close' on responses sent while the server shuts down.")
     tcp_keepalive: bool = _option(
