@@ -266,7 +266,7 @@ class ThreadWorkerPool:
         self.now = now
         with self._lock:
             expired = 0
-            while expired < len(self._ready) and now - self._ready[expired].idle_since >= self._max_idle:
+            while expired < len(self._ready) and self._ready[expired].idle_since + self._max_idle <= now:
                 expired += 1
             for thread in self._ready[:expired]:
                 thread.retired = True
