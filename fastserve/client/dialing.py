@@ -88,7 +88,7 @@ async def dial(
                         protocol_factory,
                         ssl=context,
                         server_hostname=name,
-                        ssl_handshake_timeout=bound + 60.0,  # ours ends it, and says more
+                        ssl_handshake_timeout=max(bound, 0.0) + 60.0,  # ours ends it, and says more
                         ssl_shutdown_timeout=TLS_SHUTDOWN_TIMEOUT,
                     )
     except DialError:
