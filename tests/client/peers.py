@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import http.server
 import os
-import shutil
 import socket
 import subprocess
 import threading
@@ -23,6 +22,7 @@ from fastserve.server.ctx import RequestCtx
 from fastserve.server.thread import ServerThread
 from tests.client.certificates import issue
 from tests.client.upstream import PATIENCE
+from tests.conftest import program
 
 __all__ = ["BIG", "HELLO", "PEERS", "RunningPeer", "http_server", "nginx", "own_server"]
 
@@ -166,8 +166,7 @@ def nginx(
     folder: Path, *, keepalive_timeout: int = 60, keepalive_requests: int = 1000, more: str = ""
 ) -> Iterator[RunningPeer]:
     """nginx with keep-alive and TLS, its files in `folder`; `more` are lines of its ``server`` block."""
-    path = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
-    assert path, "this test needs nginx: apt-get install nginx-light"
+    path = program("nginx", "nginx-light")
     (folder / "root").mkdir()
     (folder / "root" / "hello").write_bytes(HELLO)
     (folder / "root" / "big").write_bytes(BIG)
