@@ -1,148 +1,45 @@
 """Instructions per request of a connection alone, counted by callgrind: no sockets, no noise.
 
-    python loadtests/instructions.py [--cases get,browser,varied,post,pipeline] [--handlers async,inline]
+    python loadtests/instructions.py [--cases get,browser,varied,post,pipeline,client-get] [--handlers async,inline]
+    python loadtests/instructions.py --check loadtests/instructions.json
+    python loadtests/instructions.py --update loadtests/instructions.json --reason "what made it so"
 
 Each case is run twice in a child under ``valgrind --tool=callgrind``, with few and with many
 requests; the difference is what one request costs, start-up and warm-up left out. ``floor`` is
-httptools fed the same bytes, with a callback for each part of a request, answering with
-constant bytes. The counts repeat from run to run for one interpreter; compare ratios between
-interpreters. Needs valgrind.
+httptools fed the same bytes, with a callback for each part of a message, answering with
+constant bytes. The client's cases are HostClient.do on a transport that answers at once. The
+counts repeat from run to run for one interpreter; compare ratios between interpreters.
+
+--check fails when a ratio to the floor is more than 3 % off the recorded one of this CPython
+minor version, in either direction; --update records what was measured. Needs valgrind.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from itertools import cycle, islice
-from typing import Any
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from handlers import async_handler, plain_handler
-from httptools import HttpRequestParser
-
-from fastserve import Server
-from fastserve.server.connection import Connection
+from bench.gate import TOLERANCE, Gate, build, differences
+from bench.in_memory import CLIENT_CASES, SERVER_CASES, per_segment, run
 
 FEW, MANY = 160, 800
-
-GET = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n"
-BROWSER = (
-    b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n"
-    b"User-Agent: Mozilla/5.0 (X11; Linux x86_64) Gecko/20130501 Firefox/30.0 AppleWebKit/600.00 Chrome/30.0.0000.0\r\n"
-    b"Cookie: uid=12345678901234567890; __utma=1.1234567890.1234567890.1234567890.12; wd=2560x1600\r\n"
-    b"Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n"
-    b"Accept-Language: en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\n\r\n"
-)
-BODY = b'{"pad": "' + b"x" * 1000 + b'"}'
-POST = b"POST / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
-    len(BODY),
-    BODY,
-)
-VARIED = [
-    BROWSER.replace(b"GET /", b"GET /items/%d?page=%d" % (i, i % 7)).replace(
-        b"Cookie:", b"X-Request-Id: %032x\r\nCookie:" % i
-    )
-    for i in range(5000)
-]
-CASES = {
-    "get": ([GET], 1),
-    "browser": ([BROWSER], 1),
-    "varied": (VARIED, 1),
-    "post": ([POST], 1),
-    "pipeline": ([GET * 16], 16),
-}
-"""Segments that come in turn, and requests in each. In `varied` no target and no header block comes twice."""
+CLIENTS = ("HostClient",)
 
 
-class NullTransport(asyncio.Transport):
-    """Takes everything and keeps nothing."""
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        pass
-
-    def pause_reading(self) -> None:
-        pass
-
-    def resume_reading(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-    def is_closing(self) -> bool:
-        return False
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-
-class Floor:
-    """The parser, with a constant answer."""
-
-    ANSWER = b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"
-
-    def __init__(self, transport: NullTransport) -> None:
-        self.write = transport.write
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.url = self.body = b""
-        self.data_received: Callable[[bytes], Any] = HttpRequestParser(self).feed_data
-
-    def on_url(self, url: bytes) -> None:
-        self.url = url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name, value))
-
-    def on_body(self, body: bytes) -> None:
-        self.body = body
-
-    def on_message_complete(self) -> None:
-        self.headers = []
-        self.write(self.ANSWER)
-
-
-async def serve(handler: str, data: list[bytes], segments: int) -> None:
-    """Feed `segments` of `data` in turn to one connection, with no task current, as a loop does."""
-    loop = asyncio.get_running_loop()
-    transport = NullTransport()
-    done = loop.create_future()
-    if handler == "floor":
-        receive = Floor(transport).data_received
-        warm = 0
-    else:
-        server = Server(plain_handler if handler == "inline" else async_handler, inline=handler == "inline")
-        server.start_in_memory()
-        server.service.stop_clock()
-        connection = Connection(server.service)
-        connection.connection_made(transport)
-        receive = connection.data_received
-        warm = 2
-
-    def feed() -> None:
-        for segment in islice(cycle(data), segments):
-            receive(segment)
-        done.set_result(None)
-
-    for _ in range(warm):  # the first request makes the worker, at a turn of its own
-        loop.call_soon(receive, data[-1])
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-    loop.call_soon(feed)
-    await done
-
-
-def count(handler: str, case: str, requests: int) -> int:
-    """Instructions of one child that serves `requests` requests."""
+def count(who: str, case: str, requests: int) -> int:
+    """Instructions of one child that serves, or sends, `requests` requests."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             "valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out",
-            sys.executable, __file__, "--child", handler, case, str(requests),
+            sys.executable, __file__, "--child", who, case, str(requests),
         ]  # fmt: skip
         env = dict(os.environ, PYTHONHASHSEED="0")
         result = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
@@ -152,35 +49,87 @@ def count(handler: str, case: str, requests: int) -> int:
     return int(found[1])
 
 
-def per_request(handler: str, case: str) -> int:
-    pipelined = CASES[case][1]
+def per_request(who: str, case: str) -> int:
+    pipelined = per_segment(case)
     few, many = FEW - FEW % pipelined, MANY - MANY % pipelined
-    return round((count(handler, case, many) - count(handler, case, few)) / (many - few))
+    return round((count(who, case, many) - count(who, case, few)) / (many - few))
+
+
+def measure(cases: list[str], handlers: list[str], jobs: int) -> Iterator[tuple[str, str, int, int]]:
+    """Case, who, instructions, and those of its floor. Several children at once: what others do is not counted."""
+    with ThreadPoolExecutor(jobs) as pool:
+        counts = {
+            (case, who): pool.submit(per_request, who, case)
+            for case in cases
+            for who in ("floor", *(CLIENTS if case in CLIENT_CASES else handlers))
+        }
+        try:
+            for (case, who), instructions in counts.items():
+                if who != "floor":
+                    yield case, who, instructions.result(), counts[case, "floor"].result()
+        finally:
+            for instructions in counts.values():
+                instructions.cancel()
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", default=",".join(SERVER_CASES + CLIENT_CASES))
+    parser.add_argument("--handlers", default="async,inline", help="of the server's cases")
+    parser.add_argument(
+        "--jobs", type=int, default=len(os.sched_getaffinity(0)), help="children at once; default: cores"
+    )
+    parser.add_argument("--check", type=Path, metavar="FILE")
+    parser.add_argument("--update", type=Path, metavar="FILE", nargs="?", const=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--reason", help="why the figures changed: stays in the file")
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    unknown = set(arguments.cases.split(",")) - {*SERVER_CASES, *CLIENT_CASES}
+    if unknown:
+        parser.error(f"no case {', '.join(sorted(unknown))}; there are {', '.join(SERVER_CASES + CLIENT_CASES)}")
+    if arguments.check and not arguments.check.exists():
+        parser.error(f"--check {arguments.check}: there is no such file; --update writes one")
+    if bool(arguments.update) != bool((arguments.reason or "").strip()):
+        parser.error("--update and --reason go together: say what made the figures change")
+    return arguments
+
+
+def check(gate: Gate, path: Path, ratios: dict[str, float]) -> None:
+    """Raises SystemExit when they are not as recorded."""
+    name = build()
+    found = differences(gate.recorded(name), ratios)
+    if not found:
+        print(f"all within {TOLERANCE:.0%} of {path} ({gate.about(name)})")
+        return
+    print("\n".join(found))
+    raise SystemExit(
+        f"instructions.py: error: {len(found)} of {len(ratios)} not within {TOLERANCE:.0%} of {path} ({gate.about(name)}).\n"
+        "More than was recorded: find what made it dearer (callgrind_annotate), and take it back. Less, or worth its price:\n"
+        f"record it, with `python loadtests/instructions.py --update {path} --reason '...'` on this CPython."
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default="get,browser,varied,post,pipeline")
-    parser.add_argument("--handlers", default="async,inline")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parse()
     if arguments.child:
-        handler, case, requests = arguments.child
-        data, pipelined = CASES[case]
-        asyncio.run(serve(handler, data, int(requests) // pipelined))
+        who, case, requests = arguments.child
+        run(who, case, int(requests))
         return
     if shutil.which("valgrind") is None:
         raise SystemExit("instructions.py: error: valgrind is not installed (Debian: apt-get install valgrind)")
-    handlers = arguments.handlers.split(",")
     print(f"instructions per request, CPython {sys.version.split()[0]}")
-    print(f"{'case':10} {'floor':>8} " + " ".join(f"{name:>8} {'x floor':>8}" for name in handlers))
-    for case in arguments.cases.split(","):
-        floor = per_request("floor", case)
-        row = f"{case:10} {floor:8}"
-        for handler in handlers:
-            instructions = per_request(handler, case)
-            row += f" {instructions:9} {instructions / floor:8.2f}"
-        print(row, flush=True)
+    print(f"{'case':14} {'':10} {'floor':>8} {'':>9} {'x floor':>8}")
+    ratios: dict[str, float] = {}
+    for case, who, instructions, floor in measure(
+        arguments.cases.split(","), arguments.handlers.split(","), arguments.jobs
+    ):
+        ratios[f"{case}/{who}"] = instructions / floor
+        print(f"{case:14} {who:10} {floor:8} {instructions:9} {instructions / floor:8.2f}", flush=True)
+    if arguments.update:
+        Gate(arguments.update).record(build(), ratios, arguments.reason.strip())
+        print(f"recorded in {arguments.update}")
+    if arguments.check:
+        check(Gate(arguments.check), arguments.check, ratios)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 clock = time.perf_counter
@@ -59,7 +60,9 @@ class Load:
         def at(share: float) -> float:
             return ordered[min(int(share * len(ordered)), len(ordered) - 1)] * 1e3
 
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        # Not ru_maxrss: that begins with what the process had resident that started this one.
+        status = Path("/proc/self/status").read_text()
+        memory = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) * 1024
         return {
             "requests": len(ordered), "seconds": took, "cpu": used, "first": self.first, "memory": memory,
             "p50": at(0.5), "p99": at(0.99), "p999": at(0.999),
