@@ -25,10 +25,10 @@ from typing import Any
 
 from bench.cases import CASES
 from bench.measure import CLIENT_CASES, Machine, Plan, machine
-from bench.peers import Found, find_clients, find_servers
+from bench.peers import Found, Peer, find_clients, find_servers
 from bench.processes import allow_files
 from bench.progress import progress
-from bench.report import console, markdown, put_between, save_chart, save_json
+from bench.report import console, markdown, names, put_between, save_chart, save_json
 from bench.wrk import HINT, Wrk
 
 KINDS = ("servers", "clients")
@@ -38,10 +38,6 @@ BASES = {"servers": ("go-fasthttp", "fastserve", "fastserve-inline"), "clients":
 QUICK = {"rounds": 1, "seconds": 1.0, "warm_up": 0.0, "idle": 0, "cases": ["get"]}
 FULL = {"rounds": 5, "seconds": 3.0, "warm_up": 1.0, "idle": 2000, "cases": list(CASES)}
 SETTLE = 1.0
-
-
-def names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -56,6 +52,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--connections", type=int, default=64, help="and requests in flight; default 64")
     parser.add_argument("--idle", type=int, help="idle connections whose memory is measured; default 2000, 0 for none")
     parser.add_argument("--base", help="the peer that ratios are to; default: Go's fasthttp, or fastserve without it")
+    parser.add_argument(
+        "--upstream", help=f"the server that clients send to; default: the first of {', '.join(UPSTREAMS)}"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="every round's figures")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="PNG or SVG, as its name ends")
@@ -84,6 +83,15 @@ def base_of(kind: str, found: Found, wanted: str | None) -> str:
     return next(iter(found.peers), "")
 
 
+def upstream_of(work: Path, wanted: str | None) -> Peer:
+    choice = (wanted,) if wanted else UPSTREAMS
+    found = find_servers(work, list(choice))
+    for name in choice:
+        if name in found.peers:
+            return found.peers[name]
+    raise SystemExit(f"compare.py: error: no server {wanted}{'; '.join(f' ({why})' for why in found.missing.values())}")
+
+
 def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     results: dict[str, Any] = {
         "command": f"python loadtests/compare.py {shlex.join(sys.argv[1:])}".strip(),
@@ -94,7 +102,6 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         "missing": {},
         "errors": {},
     }
-    # Ratios need their base, also where it was not asked for; a name that is neither a server nor a client is a mistake.
     servers = clients = Found()
     if "servers" in arguments.kinds:
         servers = find_servers(work, arguments.only)
@@ -135,8 +142,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
             if arguments.idle:
                 results["idle"] = plan.idle(peers, arguments.idle, SETTLE, results["errors"])
         if clients.peers:
-            upstreams = find_servers(work, list(UPSTREAMS)).peers
-            upstream = next(upstreams[name] for name in UPSTREAMS if name in upstreams)
+            upstream = upstream_of(work, arguments.upstream)
             results["settings"]["upstream"] = upstream.name
             results["clients"] = plan.clients(upstream, clients.peers.values(), client_cases, results["errors"])
     return results

@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 from array import array
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,16 @@ class Load:
         self.expected = expected
         self.latencies = array("d")
         self.first = 0.0
-        self.cpu = cpu()
-        self.begun = clock()
-        self.end = self.begun + seconds
+        self.seconds = seconds
+        self.end = self.took = self.cpu = 0.0
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """The load itself: imports, set-up and closing are outside."""
+        used, begun = cpu(), clock()
+        self.end = begun + self.seconds
+        yield
+        self.took, self.cpu = clock() - begun, cpu() - used
 
     @property
     def url(self) -> str:
@@ -52,7 +60,6 @@ class Load:
         return now
 
     def report(self) -> dict[str, float]:
-        took, used = clock() - self.begun, cpu() - self.cpu
         ordered = sorted(self.latencies)
         if not ordered:
             raise RuntimeError("no answer came")
@@ -64,7 +71,7 @@ class Load:
         status = Path("/proc/self/status").read_text()
         memory = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) * 1024
         return {
-            "requests": len(ordered), "seconds": took, "cpu": used, "first": self.first, "memory": memory,
+            "requests": len(ordered), "seconds": self.took, "cpu": self.cpu, "first": self.first, "memory": memory,
             "p50": at(0.5), "p99": at(0.99), "p999": at(0.999),
         }  # fmt: skip
 
@@ -76,9 +83,10 @@ def cpu() -> float:
 
 def run_tasks(load: Load, one: Callable[[], Coroutine[Any, Any, None]]) -> Coroutine[Any, Any, Any]:
     async def run() -> None:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(load.tasks):
-                group.create_task(one())
+        with load.measured():
+            async with asyncio.TaskGroup() as group:
+                for _ in range(load.tasks):
+                    group.create_task(one())
 
     return run()
 
@@ -93,10 +101,11 @@ def run_threads(load: Load, one: Callable[[], None]) -> None:
             errors.append(error)
 
     threads = [threading.Thread(target=guarded) for _ in range(load.tasks)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with load.measured():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     if errors:
         raise errors[0]
 
@@ -213,7 +222,6 @@ def with_pycurl(load: Load) -> None:
     multi = pycurl.CurlMulti()
     multi.setopt(pycurl.M_MAX_TOTAL_CONNECTIONS, load.conns)
     bodies: dict[Any, list[bytes]] = {}
-    begun: dict[Any, float] = {}
     for _ in range(load.tasks):
         curl = pycurl.Curl()
         bodies[curl] = []
@@ -224,28 +232,31 @@ def with_pycurl(load: Load) -> None:
             curl.setopt(pycurl.POSTFIELDSIZE, len(load.body))
             curl.setopt(pycurl.COPYPOSTFIELDS, load.body)
             curl.setopt(pycurl.HTTPHEADER, ["Expect:"])  # as the others, which do not wait for 100 Continue
-        begun[curl] = clock()
-        multi.add_handle(curl)
-    active = len(begun)
-    while active:
-        multi.perform()
-        left = 1
-        while left:
-            left, done, failed = multi.info_read()
-            for curl in done:
-                multi.remove_handle(curl)
-                now = load.answered(begun[curl], curl.getinfo(pycurl.RESPONSE_CODE), sum(map(len, bodies[curl])))
-                bodies[curl].clear()
-                if now < load.end:
-                    begun[curl] = now
-                    multi.add_handle(curl)
-                else:
-                    active -= 1
-                    curl.close()
-            if failed:
-                raise RuntimeError(f"pycurl: {failed[0][1:]}")
-        if active:
-            multi.select(0.1)
+    with load.measured():
+        began = dict.fromkeys(bodies, clock())
+        for curl in bodies:
+            multi.add_handle(curl)
+        active = len(bodies)
+        while active:
+            multi.perform()
+            left = 1
+            while left:
+                left, done, failed = multi.info_read()
+                if failed:
+                    raise RuntimeError(f"pycurl: {failed[0][1:]}")
+                for curl in done:
+                    multi.remove_handle(curl)
+                    now = load.answered(began[curl], curl.getinfo(pycurl.RESPONSE_CODE), sum(map(len, bodies[curl])))
+                    bodies[curl].clear()
+                    if now < load.end:
+                        began[curl] = now
+                        multi.add_handle(curl)
+                    else:
+                        active -= 1
+            if active:
+                multi.select(0.1)
+    for curl in bodies:
+        curl.close()
     multi.close()
 
 

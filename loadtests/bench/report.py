@@ -11,7 +11,23 @@ from typing import Any
 
 from bench.measure import Round, median, ratios
 
-__all__ = ["HEADINGS", "OURS", "Row", "console", "losses", "markdown", "put_between", "rows", "save_chart", "save_json"]
+__all__ = [
+    "HEADINGS",
+    "OURS",
+    "Row",
+    "console",
+    "losses",
+    "markdown",
+    "markdown_of_machine",
+    "markdown_table",
+    "matplotlib_parts",
+    "names",
+    "notes",
+    "put_between",
+    "rows",
+    "save_chart",
+    "save_json",
+]
 
 OURS = ("fastserve", "fastserve-inline", "fastserve-threads", "HostClient", "SyncHostClient")
 """Which peers are this project."""
@@ -56,6 +72,11 @@ class Row:
             f"{self.start:.2f}",
             f"{self.errors or ''}",
         )
+
+
+def names(text: str) -> list[str]:
+    """Those of an option, comma separated."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def rows(case: dict[str, list[Round]], base: str) -> list[Row]:
@@ -210,7 +231,7 @@ def save_json(path: Path, results: dict[str, Any]) -> None:
 
 def save_chart(path: Path, results: dict[str, Any]) -> None:
     """Bars of the ratio in each case, with the range of the rounds; PNG or SVG, as the name ends."""
-    figure_of, axes_of = _matplotlib()
+    figure_of, axes_of = matplotlib_parts()
     found = list(tables(results))
     across = min(2, len(found)) or 1
     down = -(-len(found) // across) or 1
@@ -233,7 +254,7 @@ def save_chart(path: Path, results: dict[str, Any]) -> None:
     figure.savefig(path)
 
 
-def _matplotlib() -> tuple[Any, Any]:
+def matplotlib_parts() -> tuple[Any, Any]:
     """Figure, without a display, and what gives the list of its axes."""
     try:
         import matplotlib

@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-LOADTESTS = Path(__file__).parent.parent.parent / "loadtests"
-
-
-def run_script(*arguments: str) -> str:
-    result = subprocess.run(
-        [sys.executable, *arguments], cwd=LOADTESTS, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    assert not result.stderr
-    return result.stdout
+from tests.loadtests.conftest import LOADTESTS, run_script
 
 
 @pytest.mark.parametrize("handler", ["floor", "async", "inline"])
@@ -26,6 +14,12 @@ def run_script(*arguments: str) -> str:
 def test_every_case_is_served(handler: str, case: str) -> None:
     """What runs under callgrind, without it: an exception in the loop would be printed and fail this."""
     run_script("instructions.py", "--child", handler, case, "32")
+
+
+@pytest.mark.parametrize("client", ["floor", "HostClient"])
+@pytest.mark.parametrize("case", ["client-get", "client-post", "client-varied"])
+def test_every_case_is_sent(client: str, case: str) -> None:
+    run_script("instructions.py", "--child", client, case, "32")
 
 
 def test_memory_per_idle_connection() -> None:
@@ -40,6 +34,13 @@ def test_cost_of_the_pool() -> None:
     assert re.search(r"^a hand-over with +50 waiters +\d+ ns +\d+\.\d\d x the first$", shown, re.MULTILINE)
 
 
-@pytest.mark.parametrize("script", ["instructions.py", "idle_memory.py", "pool_cost.py"])
+SCRIPTS = sorted(path.name for path in LOADTESTS.glob("*.py") if "ArgumentParser" in path.read_text(encoding="utf-8"))
+
+
+def test_the_scripts_are_found() -> None:
+    assert {"compare.py", "growth.py", "instructions.py"} < set(SCRIPTS)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_help_tells_how_to_call_it(script: str) -> None:
     assert f"python loadtests/{script}" in run_script(script, "--help")
