@@ -27,7 +27,7 @@ from fastserve.client.response import ClientResponse
 from fastserve.client.sync_connection import SyncConnection
 from fastserve.client.sync_pool import ClientPool, Pooled
 from fastserve.client.sync_reader import SyncBodyReader
-from fastserve.errors import ClientClosed, ClientError, ClosedBeforeResponse, DialError, DialTimeout
+from fastserve.errors import ClientError, ClosedBeforeResponse, DialError, DialTimeout
 from fastserve.pool.dials import redial_timeout
 
 __all__ = ["SyncHostClient"]
@@ -126,7 +126,7 @@ class SyncHostClient(BaseClient[ClientResponse]):
                 conn.limit = limit
                 try:
                     if conn.cut or conn.is_stale():
-                        if pooled.uses > 1:
+                        if pooled.uses > 1 and not conn.cut:
                             pooled = self._another(pooled, limit)
                             now = clock()
                             continue
@@ -139,7 +139,7 @@ class SyncHostClient(BaseClient[ClientResponse]):
                     break
                 except ClientError as error:
                     if conn.cut:
-                        raise ClientClosed("the client was closed while the request was made") from error
+                        raise conn.was_cut() from error
                     now = clock()
                     if not self._may_retry(error, request, attempt, conn.wrote, conn.parser.started, now, limit):
                         raise
