@@ -38,12 +38,12 @@ class RequestEncoder:
     def encode(self, request: ClientRequest) -> tuple[bytes, bytes]:
         """The request's head, and what is left of its body: a small one stands behind the head. A stream is not touched."""
         writer = self._writer(request)
-        headers = request.headers
+        headers = request._headers  # None, mostly: `request.headers` would make some
         content = request.content
-        if self._accept_encoding and "accept-encoding" not in headers:
-            headers = Headers(headers.raw)
+        if self._accept_encoding and (headers is None or "accept-encoding" not in headers):
+            headers = Headers(() if headers is None else headers.raw)
             headers.set("Accept-Encoding", self._accept_encoding)
-        if not headers.raw and not content and request.stream is None:
+        if not headers and not content and request.stream is None:
             return writer.plain_head(request.method, request.target), b""
         length = request.content_length
         head = writer.head(
@@ -89,17 +89,25 @@ class BodyFramer:
 
     def frame(self, piece: object) -> bytes:
         """One piece, ready to be written; empty for an empty one. Raises `InvalidRequest`."""
-        data = piece.encode() if isinstance(piece, str) else piece
-        if not isinstance(data, bytes | bytearray | memoryview):
+        if isinstance(piece, str):
+            try:
+                data = piece.encode()
+            except UnicodeEncodeError as error:
+                raise InvalidRequest(
+                    f"the body's stream gave str with no UTF-8 form: {error.reason}", phase="write"
+                ) from None
+        elif isinstance(piece, bytes | bytearray | memoryview):
+            data = bytes(piece)  # a memoryview's len() may count more than bytes
+        else:
             raise InvalidRequest(
                 f"the body's stream gave {type(piece).__name__}: bytes and str can be sent", phase="write"
             )
         if self._left is None:
-            return chunk(bytes(data)) if len(data) else b""
+            return chunk(data) if data else b""
         self._left -= len(data)
         if self._left < 0:
             raise InvalidRequest("the body's stream is longer than its Content-Length says", phase="write")
-        return bytes(data)
+        return data
 
     def end(self) -> bytes:
         """What stands behind the last piece. Raises `InvalidRequest` when bytes are missing."""

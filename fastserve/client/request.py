@@ -122,14 +122,13 @@ class ClientRequest:
     Attributes:
         method, target: as they are sent; target in origin-form, ASCII.
         origin: what a whole URL named, None for a path: then it is the client's own.
-        headers: to be changed until the request is sent.
         content: the whole body, empty when there is none or it is a stream.
         stream: the (async) iterable that was given as a body, or None. It is read once.
 
     Raises `InvalidRequest` for what cannot be sent.
     """
 
-    __slots__ = ("content", "headers", "method", "origin", "stream", "target")
+    __slots__ = ("_headers", "content", "method", "origin", "stream", "target")
 
     def __init__(
         self,
@@ -151,11 +150,23 @@ class ClientRequest:
         self.origin, self.target = split_url(url)
         if params is not None:
             self._add_params(params)
-        self.headers = _to_headers(headers) if headers is not None else Headers()
+        self._headers = _to_headers(headers) if headers is not None else None
         self.content = b""
         self.stream: Iterable[bytes | str] | AsyncIterable[bytes | str] | None = None
         if json is not None or form is not None or files is not None or body is not None:
             self._set_body(json, form, files, body)
+
+    @property
+    def headers(self) -> Headers:
+        """The header fields, to be changed until the request is sent."""
+        headers = self._headers
+        if headers is None:
+            headers = self._headers = Headers()
+        return headers
+
+    @headers.setter
+    def headers(self, headers: Headers) -> None:
+        self._headers = headers
 
     def _add_params(self, params: FormFields) -> None:
         try:
@@ -165,6 +176,8 @@ class ClientRequest:
         except TypeError as error:
             raise InvalidRequest(f"params: {error}") from None
         if query:
+            if self.target == "*":
+                raise InvalidRequest("the target '*' takes no params (RFC 9112 3.2.4)")
             path, mark, before = self.target.partition("?")
             self.target = f"{path}?{before}&{query}" if mark and before else f"{path}?{query}"
 

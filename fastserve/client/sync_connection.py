@@ -168,7 +168,9 @@ class SyncConnection:
         self.parser.begin(method)
         self.wrote = False
         self._write(head)
-        if not self._answered:
+        if self._answered:  # not a part is taken: all of it may be sent again
+            self.spoiled = True
+        else:
             for part in parts:
                 if self._answered:
                     self.spoiled = True
@@ -177,13 +179,16 @@ class SyncConnection:
                 self._write(part)
         self._sent(read_timeout)
 
+    def stream_begins(self) -> None:
+        """The head is there; the body's time runs while it is waited for, and not while its reader is busy."""
+        self.phase = BODY
+
     def next_piece(self) -> bytes:
         """More of a streamed body; empty at its end. Raises what ended it before."""
         parser = self.parser
         while not parser.parts:
             if parser.state is COMPLETE:
                 return b""
-            self.phase = BODY
             self._turn_until(self._body_timeout)
         return parser.take_body()
 

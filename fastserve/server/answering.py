@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from sys import getrefcount
 from typing import TYPE_CHECKING
 
 from fastserve.errors import BodyStreamError, RequestError, ResponseError
@@ -24,6 +25,10 @@ __all__ = ["Answering"]
 logger = logging.getLogger("fastserve")
 
 HEAD = ParserState.HEAD
+# References there are in `call_ended` when no handler kept anything. To the RequestCtx: `_ctx`, the `self` of its own
+# `call_ended`, a local variable, and getrefcount's argument; the pool has none. To its request: the ctx's, the parser's, a
+# local variable, the argument. To its response: the ctx's, a local variable, the argument.
+CTX_REFS, REQUEST_REFS, RESPONSE_REFS = 4, 4, 3
 IDLE, SERVING, CLOSING, HIJACKED = Phase.IDLE, Phase.SERVING, Phase.CLOSING, Phase.HIJACKED
 
 
@@ -55,7 +60,36 @@ class Answering(Wire):
 
     def call_ended(self, ctx: RequestCtx) -> None:
         """A thread has run the handler."""
-        self._answer(ctx)
+        service = self.service
+        request = ctx._request
+        response = ctx._response
+        # As `data_received` does after a handler that has not waited.
+        if not (response.plain and not ctx.unusual and request.head.plain and self._calm and not self._lost):
+            self._answer(ctx)
+            return
+        body = response.plain_body
+        try:
+            answer = service.plain_heads[response.plain_status, response.plain_type, len(body)] + body
+        except KeyError:
+            answer = service.renderer.plain_head(response) + body
+        self._transport.write(answer)
+        if not self._calm:  # the client does not read
+            self._next(ctx)
+            return
+        self._phase = IDLE
+        self._begun = ctx.context = None
+        self.deadline = service.idle_deadline
+        if getrefcount(ctx) > CTX_REFS or (
+            ctx.touched and (getrefcount(request) > REQUEST_REFS or getrefcount(response) > RESPONSE_REFS)
+        ):
+            self._ctx = ctx._connection = None  # a handler kept it: it keeps what it saw
+            return
+        response.plain_status = 200
+        response.plain_type = None
+        response.plain_body = request.body = b""
+        ctx.touched = False
+        ctx._arrived = ctx._user_values = None
+        self._return_ctx(ctx)
 
     def refused(self, ctx: RequestCtx) -> None:
         """No worker, or no thread, for `ctx`."""

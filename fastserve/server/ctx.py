@@ -78,9 +78,9 @@ class RequestCtx:
         self.context: contextvars.Context | None = None
         self._failure: BaseException | None = None
         self.worker: Worker | None = None
+        self._arrived: float | None = None
         self.unusual = False
         """True when one of what follows was set: then the connection takes the longer way, and it is reset."""
-        self._arrived: float | None = None
         self._hijack_handler: HijackHandler | None = None
         self._early: tuple[str, int] | None = None
         self._body_stream: RequestBodyStream | None = None
@@ -216,8 +216,8 @@ class RequestCtx:
 
     def stamp(self) -> None:
         """Fix `time`: the handler is about to wait. Before that, now is when the request was there."""
-        self.unusual = True
-        self._arrived = _time.time()
+        if self._arrived is None:
+            self._arrived = _time.time()
 
     # The connection
 

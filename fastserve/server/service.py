@@ -176,7 +176,7 @@ class Service:
 
     def _start_in_thread(self, ctx: RequestCtx) -> bool:
         ctx.stamp()
-        return self.threads.start(ctx)
+        return self.threads.start_soon(ctx)
 
     def take_ctx(self, connection: Connection) -> RequestCtx:
         """A RequestCtx for `connection`, its parser at the beginning of a request: the one that was given back last.

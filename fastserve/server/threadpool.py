@@ -1,16 +1,22 @@
 """`ThreadWorkerPool`: reusable threads for handlers that block, driven from one event loop.
 
 The order is the task workers': the thread that finished last is the first to be woken,
-idle threads are reaped oldest first, and what finds no thread waits its turn. A thread
-is woken for the *queue*, not for one work, and wakes the next one only when it has
-taken its own work and there is more: quick handlers are all served by one or two
-threads without a switch for each, and slow ones still get a thread each.
+idle threads are reaped oldest first, and what finds no thread waits its turn.
+
+A switch between threads costs more than a quick handler, so there is not one for each:
+a thread is woken for the *queue*, not for one work, and once for all the works of a
+turn of the loop (`start_soon`). It begins them one by one, and each stays in the queue
+until then. Who looks after those behind a handler that blocks is the loop: the thread
+calls it when it leaves work behind, and by the GIL it comes just when it is wanted, after
+the last of the quick handlers or as soon as one blocks. When work of an earlier turn
+waits then, another thread is woken, and until the queue is empty each thread wakes the
+next one before its own call: slow handlers get a thread each.
 
 Invariants (tests/server/test_threadpool.py):
 1. threads <= max_threads; running + waiting <= concurrency.
-2. Work waits only while no thread is free, or while one is being woken.
+2. Work waits only while no thread is free, or while one is being woken, or until the loop has its next turn.
 3. Each work ends exactly once, on the loop: `call_ended()` or `refused()`.
-4. At most one wake-up of the loop is under way, however many works have ended.
+4. At most one call of the loop is under way, however many works have ended or wait.
 """
 
 from __future__ import annotations
@@ -59,7 +65,7 @@ class _Thread:
 class ThreadWorkerPool:
     """At most `max_threads` threads; further work waits up to `max_wait` seconds, and at most `concurrency` is in flight.
 
-    `start`, `tick` and `close` are for the loop's own thread.
+    `start`, `start_soon`, `tick` and `close` are for the loop's own thread.
     """
 
     def __init__(
@@ -87,9 +93,11 @@ class ThreadWorkerPool:
         self._threads = 0
         self._running = 0
         self._waking = False
+        self._chained = False  # each thread wakes the next one before its own call, until the queue is empty
         self._starved = False  # the system had no thread left, the last time one was to be made
         self._ended: deque[ThreadWork] = deque()
         self._posted = False
+        self._fresh = 0  # works that `_wake_for_turn`, which is on its way, is to wake a thread for
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -110,7 +118,28 @@ class ThreadWorkerPool:
         return len(self._queue)
 
     def start(self, work: ThreadWork) -> bool:
-        """Queue `work` for a thread and return False: it is under way. Raises `WorkerPoolClosed`."""
+        """Queue `work` for a thread and return False: it is under way. Raises `WorkerPoolClosed`.
+
+        A thread is woken now, and does not rely on the loop for what it leaves behind: for a caller that may block.
+        """
+        if self._admit(work):
+            with self._lock:
+                if self._queue:
+                    self._chained = True
+                    if not self._waking:
+                        self._wake_one()
+        return False
+
+    def start_soon(self, work: ThreadWork) -> bool:
+        """As `start`, but a thread is woken at the loop's next turn, once for all that came in this one."""
+        if self._admit(work):
+            self._fresh += 1
+            if self._fresh == 1:
+                self.loop.call_soon(self._wake_for_turn, context=self.base_context)
+        return False
+
+    def _admit(self, work: ThreadWork) -> bool:
+        """Queue `work`, or refuse it."""
         if self.closed:
             raise WorkerPoolClosed("the thread pool is closed")
         with self._lock:
@@ -118,11 +147,16 @@ class ThreadWorkerPool:
             admitted = begun < self._concurrency and (self._max_wait > 0 or begun < self._max_threads)
             if admitted:
                 self._queue[work] = self.now + self._max_wait
-                if not self._waking:
-                    self._wake_one()
         if not admitted:
             work.refused()
-        return False
+        return admitted
+
+    def _wake_for_turn(self) -> None:
+        """Wake a thread for the works of the turn before."""
+        with self._lock:
+            self._fresh = 0
+            if self._queue and not self._waking:
+                self._wake_one()
 
     def withdraw(self, work: ThreadWork) -> None:
         """Take `work` out of the queue: nobody wants it any more. No-op when it does not wait."""
@@ -171,7 +205,12 @@ class ThreadWorkerPool:
                 if self._queue:
                     work, _ = self._queue.popitem(last=False)
                     self._running += 1
-                    if self._queue and not self._waking:
+                    if not self._queue:
+                        self._chained = False
+                    elif not self._chained:
+                        # The loop is to look after the others, in case that this call blocks.
+                        post, self._posted = post or not self._posted, True
+                    elif not self._waking:
                         self._wake_one()
                 elif self.closed or thread.retired:
                     self._threads -= 1
@@ -206,10 +245,17 @@ class ThreadWorkerPool:
             pass  # the loop is closed: nobody is left to hear of it
 
     def _deliver(self) -> None:
+        """What a thread calls the loop for: to end works, and to look after those that it has left in the queue."""
         self._posted = False
+        if self._queue:
+            with self._lock:
+                # Works of this turn will have their own thread woken.
+                if len(self._queue) > self._fresh and not self._waking:
+                    self._chained = True
+                    self._wake_one()
         ended = self._ended
         while ended:
-            ended.popleft().call_ended()
+            ended.popleft().call_ended()  # no variable: a RequestCtx is used again when nobody else holds it
 
     def _thread_ended(self) -> None:
         if not self._threads:
@@ -242,7 +288,7 @@ class ThreadWorkerPool:
         thread came free in time (see the options threads and max_thread_wait).
         """
         call = _Call(self, function, args)
-        self.start(call)
+        self.start_soon(call)
         try:
             return await call.result
         finally:

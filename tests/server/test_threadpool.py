@@ -1,4 +1,4 @@
-"""`ThreadWorkerPool` without sockets: its invariants, and `run`, which is `ctx.run_in_thread`."""
+"""`ThreadWorkerPool` without sockets: its invariants, `run`, which is `ctx.run_in_thread`, and answers made on threads."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fastserve import RequestCtx
 from fastserve.errors import FastserveError, RequestError, WorkerPoolClosed
 from fastserve.server.threadpool import ThreadWorkerPool
+from fastserve.testing import MemoryServer
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -379,6 +382,196 @@ def test_many_ends_wake_the_loop_once(run: Run) -> None:
             assert all(len(work.ends) == 1 for work in works)
 
     run(main())
+
+
+# start_soon()
+
+
+def test_start_soon_wakes_a_thread_at_the_next_turn_once_for_all_that_came_in_this_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with new_pool() as pool:
+            woken: list[int] = []
+            wake_one, wake_for_turn = pool._wake_one, pool._wake_for_turn
+            turns: list[int] = []
+
+            def counted() -> None:
+                woken.append(pool.waiting)
+                wake_one()
+
+            def counted_for_turn() -> None:
+                turns.append(pool._fresh)
+                wake_for_turn()
+
+            monkeypatch.setattr(pool, "_wake_one", counted)
+            monkeypatch.setattr(pool, "_wake_for_turn", counted_for_turn)
+            works = [FakeCall() for _ in range(20)]
+            for work in works:
+                assert pool.start_soon(work) is False
+            assert (pool.threads, pool.waiting, woken) == (0, 20, [])
+            for work in works:
+                await work.over.wait()
+            # Not once for each: only the first time were they all there.
+            assert woken[0] == 20
+            assert woken.count(20) == 1
+            assert turns == [20]
+            assert {tuple(work.ends) for work in works} == {("ended",)}
+            assert all(work.ended_in == threading.get_ident() != work.thread for work in works)
+
+    run(main())
+
+
+@pytest.mark.parametrize("place", [0, 3, 7])
+def test_works_of_one_turn_do_not_wait_for_one_of_them_that_blocks(run: Run, place: int) -> None:
+    async def main() -> None:
+        async with new_pool(max_threads=2) as pool:
+            for _ in range(10):
+                gate = Gate()
+                works = [FakeCall() for _ in range(8)]
+                works[place] = FakeCall(gate)
+                for work in works:
+                    pool.start_soon(work)
+                for work in works[:place] + works[place + 1 :]:
+                    await work.over.wait()
+                    assert work.ends == ["ended"]
+                await gate.entered.wait()
+                assert works[place].ends == []
+                gate.open()
+                await works[place].over.wait()
+
+    run(main())
+
+
+def test_works_of_later_turns_do_not_wait_for_one_that_blocks(run: Run) -> None:
+    async def main() -> None:
+        async with new_pool(max_threads=2) as pool:
+            gate = Gate()
+            pool.start_soon(FakeCall(gate))
+            for count in (1, 5, 2):
+                works = [FakeCall() for _ in range(count)]
+                for work in works:
+                    pool.start_soon(work)
+                for work in works:
+                    await work.over.wait()
+            assert pool.running == 1
+            gate.open()
+
+    run(main())
+
+
+def test_works_of_one_turn_that_all_block_get_a_thread_each(run: Run) -> None:
+    async def main() -> None:
+        async with new_pool(max_threads=8) as pool:
+            for _ in range(5):
+                barrier = threading.Barrier(8)
+                works = [FakeCall(lambda barrier=barrier: barrier.wait(SOON)) for _ in range(8)]  # type: ignore[misc]
+                for work in works:
+                    pool.start_soon(work)
+                for work in works:
+                    await work.over.wait()
+                    assert work.failure is None
+            assert pool.created == 8
+
+    run(main())
+
+
+def test_started_works_do_not_wait_for_one_that_blocks_while_the_loop_does_not_turn(run: Run) -> None:
+    async def main() -> None:
+        async with new_pool(max_threads=2) as pool:
+            gate = Gate()
+            works = [FakeCall(gate), *(FakeCall() for _ in range(10))]
+            for work in works:
+                pool.start(work)
+            pause = threading.Event()
+            for _ in range(10_000):
+                if len(pool._ended) == 10:
+                    break
+                pause.wait(0.001)
+            assert len(pool._ended) == 10
+            gate.open()
+            for work in works:
+                await work.over.wait()
+
+    run(main())
+
+
+def test_work_of_a_turn_that_is_withdrawn_never_runs(run: Run) -> None:
+    async def main() -> None:
+        async with new_pool() as pool:
+            works = [FakeCall() for _ in range(3)]
+            for work in works:
+                pool.start_soon(work)
+            for work in works:
+                pool.withdraw(work)
+            assert pool.waiting == 0
+            last = FakeCall()
+            pool.start_soon(last)
+            await last.over.wait()
+            await at_rest(pool)
+            assert all(work.thread is None and work.ends == [] for work in works)
+
+    run(main())
+
+
+def test_start_soon_keeps_to_the_bounds(run: Run) -> None:
+    async def main() -> None:
+        for options in ({"concurrency": 2}, {"max_threads": 2, "max_wait": 0.0}):
+            async with new_pool(**options) as pool:
+                gates = [Gate(), Gate()]
+                works = [FakeCall(gate) for gate in gates]
+                surplus = FakeCall()
+                for work in works:
+                    pool.start_soon(work)
+                assert pool.start_soon(surplus) is False
+                assert surplus.ends == ["refused"]
+                for gate in gates:
+                    await gate.entered.wait()
+                    gate.open()
+                for work in works:
+                    await work.over.wait()
+                    assert work.ends == ["ended"]
+
+    run(main())
+
+
+def test_close_refuses_works_whose_thread_is_not_woken_yet(run: Run) -> None:
+    async def main() -> None:
+        async with new_pool() as pool:
+            works = [FakeCall() for _ in range(3)]
+            for work in works:
+                pool.start_soon(work)
+            assert await pool.close(0) == 0
+            await asyncio.sleep(0)
+            assert all(work.ends == ["refused"] and work.thread is None for work in works)
+            assert pool.created == 0
+            with pytest.raises(WorkerPoolClosed):
+                pool.start_soon(FakeCall())
+
+    run(main())
+
+
+def test_thread_is_woken_in_no_context_of_a_request(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with new_pool() as pool:
+            seen: list[Any] = []
+            wake_one = pool._wake_one
+
+            def noted() -> None:
+                seen.append(VAR.get(None))
+                wake_one()
+
+            monkeypatch.setattr(pool, "_wake_one", noted)
+            VAR.set("of a request")
+            work = FakeCall()
+            pool.start_soon(work)
+            await work.over.wait()
+            assert seen == [None]
+
+    run(main())
+
+
+# What a work leaves behind
 
 
 def test_exceptions_end_the_work_and_not_the_thread(run: Run) -> None:
@@ -812,5 +1005,244 @@ def test_invariants_hold_over_any_sequence(
                 assert len(work.ends) == (0 if work in withdrawn else 1)
                 assert (work.thread is not None) == (work.ends == ["ended"])
                 assert work.failure is None or isinstance(work.failure, ValueError)
+
+    run(main())
+
+
+SOON_OPERATIONS = st.one_of(
+    st.tuples(st.just("start"), st.sampled_from(["quick", "raises", "blocks"])),
+    st.tuples(st.just("start_soon"), st.sampled_from(["quick", "raises", "blocks"])),
+    st.tuples(st.just("start_soon"), st.just("quick")),
+    st.tuples(st.just("open"), st.integers(0, 5)),
+    st.tuples(st.just("withdraw"), st.integers(0, 9)),
+    st.tuples(st.just("turn"), st.just(0)),
+    st.tuples(st.just("rest"), st.just(0)),
+    st.tuples(st.just("tick"), st.sampled_from([0, 1, MAX_IDLE])),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    max_threads=st.integers(1, 4),
+    concurrency=st.integers(1, 12),
+    operations=st.lists(SOON_OPERATIONS, max_size=30),
+)
+def test_nothing_waits_for_a_call_that_blocks_while_a_thread_is_free(
+    run: Run, max_threads: int, concurrency: int, operations: list[tuple[str, Any]]
+) -> None:
+    def raises() -> None:
+        raise ValueError
+
+    async def main() -> None:
+        works: list[FakeCall] = []
+        gates: dict[FakeCall, Gate] = {}
+        withdrawn: set[FakeCall] = set()
+
+        async with new_pool(max_threads, concurrency, max_wait=1000.0) as pool:
+            try:
+                for name, argument in operations:
+                    if name in ("start", "start_soon"):
+                        gate = Gate()
+                        kinds: dict[str, Callable[[], Any]] = {"quick": int, "raises": raises, "blocks": gate}
+                        work = FakeCall(kinds[argument])
+                        works.append(work)
+                        getattr(pool, name)(work)
+                        if argument == "blocks" and not work.ends:
+                            gates[work] = gate
+                    elif name == "open" and gates:
+                        gates.pop(list(gates)[argument % len(gates)]).open()
+                    elif name == "withdraw" and works:
+                        work = works[argument % len(works)]
+                        with pool._lock:
+                            waits = pool._queue.pop(work, None)  # as `withdraw`, and we know what it did
+                        if waits is not None:
+                            withdrawn.add(work)
+                            gates.pop(work, None)
+                    elif name == "tick":
+                        pool.tick(pool.now + argument)
+                    elif name == "turn":
+                        await asyncio.sleep(0)
+                    elif name == "rest":
+                        await asyncio.sleep(0.001)
+                    with pool._lock:
+                        assert pool._threads <= max_threads
+                        assert pool._running + len(pool._queue) <= concurrency
+                # All gates are shut still: whatever has a free thread ends.
+                if len(gates) < max_threads:
+                    others = [work for work in works if work not in gates and work not in withdrawn]
+                    await until(lambda: all(work.ends for work in others))
+                    await until(lambda: pool.running == len(gates) and not pool.waiting)
+            finally:
+                for gate in gates.values():
+                    gate.open()
+            await until(lambda: all(work.ends for work in works if work not in withdrawn))
+            await at_rest(pool)
+            for work in works:
+                assert len(work.ends) == (0 if work in withdrawn else 1)
+                assert (work.thread is not None) == (work.ends == ["ended"])
+
+    run(main())
+
+
+# Answers of `def` handlers
+
+GET = b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"
+
+
+def test_requests_of_one_turn_are_answered_each_on_its_connection(run: Run) -> None:
+    def handler(ctx: RequestCtx) -> None:
+        ctx.set_body(ctx.path)
+
+    async def main() -> None:
+        async with MemoryServer(handler) as server:
+            clients = [server.connect() for _ in range(20)]
+            for turn in range(3):
+                for number, client in enumerate(clients):
+                    client.feed(GET % b"%d-%d" % (turn, number))
+                for number, client in enumerate(clients):
+                    response = await client.read_response()
+                    assert (response.status, response.body) == (200, b"/%d-%d" % (turn, number))
+            assert all(client.transport.writes == 3 for client in clients)
+            assert len(server.service.contexts) == 20  # used again, and again
+
+    run(main())
+
+
+def test_nothing_of_a_request_on_a_thread_is_left_for_the_next(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+
+    def handler(ctx: RequestCtx) -> None:
+        ctx.write(f"{ctx.method} {ctx.time} {ctx.post_body!r} {ctx.user_value('of')} {VAR.get(None)}")
+        if ctx.is_post:
+            ctx.set_user_value("of", "the first")
+            VAR.set("the first")
+            ctx.set_status_code(201)
+            ctx.set_content_type("text/html")
+
+    async def main() -> None:
+        nonlocal now
+        monkeypatch.setattr("fastserve.server.ctx._time", SimpleNamespace(time=lambda: now))
+        async with MemoryServer(handler) as server:
+            client = server.connect()
+            for _ in range(3):
+                client.feed(POST)
+                response = await client.read_response()
+                assert (response.status, response.headers["content-type"]) == (201, "text/html")
+                assert response.body == b"POST %.1f b'body' None None" % now
+                assert [spare._request.body for spare in server.service.contexts] == [b""]  # a large one is not held
+                now += 1
+                client.feed(GET % b"")
+                response = await client.read_response()
+                assert (response.status, response.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+                assert response.body == b"GET %.1f b'' None None" % now
+                now += 1
+            assert len(server.service.contexts) == 1
+
+    run(main())
+
+
+def test_client_that_does_not_read_a_threads_answer_is_not_read_from(run: Run) -> None:
+    seen: list[str] = []
+
+    def handler(ctx: RequestCtx) -> None:
+        seen.append(ctx.path)
+        ctx.set_body(b"x" * 5000)
+
+    async def main() -> None:
+        async with MemoryServer(handler) as server:
+            client = server.connect(high_water=1000)
+            client.transport.take(0)
+            client.feed(GET % b"first")
+            await until(lambda: client.transport.writes == 1)
+            client.feed(GET % b"second")
+            await until(lambda: not client.transport.reading)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert seen == ["/first"]
+            client.transport.take(None)
+            for _ in range(2):
+                assert (await client.read_response()).body == b"x" * 5000
+            assert seen == ["/first", "/second"]
+
+    run(main())
+
+
+def test_answers_on_threads_that_are_not_plain(run: Run) -> None:
+    def handler(ctx: RequestCtx) -> None:
+        if ctx.path == "/raises":
+            raise RequestError(418, "on purpose")
+        if ctx.path == "/header":
+            ctx.set_header("X-Own", "1")
+        if ctx.path == "/nothing":
+            ctx.set_status_code(204)
+        ctx.set_body(b"" if ctx.path == "/nothing" else b"hello")
+
+    async def main() -> None:
+        async with MemoryServer(handler) as server:
+            client = server.connect()
+            for _ in range(2):
+                client.feed(GET % b"raises")
+                assert (await client.read_response()).status == 418
+                client.feed(GET % b"header")
+                assert (await client.read_response()).headers["x-own"] == "1"
+                client.feed(GET % b"nothing")
+                assert (await client.read_response()).status == 204
+                client.feed(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
+                head = await client.read_response(head=True)
+                assert (head.status, head.headers["content-length"]) == (200, "5")
+                client.feed(GET % b"")
+                response = await client.read_response()
+                assert (response.status, response.body, "x-own" in response.headers) == (200, b"hello", False)
+            client.feed(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n")
+            response = await client.read_response()
+            assert (response.body, response.headers["connection"]) == (b"hello", "close")
+            await client.closed()
+
+    run(main())
+
+
+def test_deadlines_hold_behind_an_answer_of_a_thread(run: Run) -> None:
+    def handler(ctx: RequestCtx) -> None:
+        ctx.set_body(b"hello")
+
+    async def main() -> None:
+        async with MemoryServer(handler, read_timeout=2, idle_timeout=10) as server:
+            slow, idle = server.connect(), server.connect()
+            for client in (slow, idle):
+                client.feed(b"GET / HTTP/1.1\r\n")
+                client.feed(b"Host: a\r\n\r\n")
+                assert (await client.read_response()).body == b"hello"
+            slow.feed(b"GET / HTTP/1.1\r\n")
+            await asyncio.sleep(0)
+            server.advance(3)
+            assert (await slow.read_response()).status == 408
+            assert not idle.transport.closed
+            server.advance(8)
+            await idle.closed()
+
+    run(main())
+
+
+def test_answer_of_a_thread_whose_client_has_gone_is_nobodys(run: Run) -> None:
+    async def main() -> None:
+        gate = Gate()
+
+        def handler(ctx: RequestCtx) -> None:
+            if ctx.path == "/waits":
+                gate()
+            ctx.set_body(ctx.path)
+
+        async with MemoryServer(handler) as server:
+            gone, other = server.connect(), server.connect()
+            gone.feed(GET % b"waits")
+            await gate.entered.wait()
+            gone.reset()
+            await gone.closed()
+            gate.open()
+            await until(lambda: server.service.threads.running == 0)
+            other.feed(GET % b"other")
+            assert (await other.read_response()).body == b"/other"
+            assert gone.transport.writes == 0
 
     run(main())
