@@ -36,14 +36,16 @@ from fastserve import (
     TooManyRedirects,
 )
 from tests.client.certificates import client_context, server_context
-from tests.client.upstream import (
+from tests.client.scripts import (
     CHUNKED_OK,
-    OK,
     SAYS_NOTHING,
+    answers,
+)
+from tests.client.upstream import (
+    OK,
     SERVES,
     Gate,
     Upstream,
-    answers,
     request,
     send,
     until_closed,

@@ -35,7 +35,7 @@ from fastserve import (
 from fastserve.client.sync_connection import SyncConnection
 from fastserve.http1.response_parser import ResponseHeadMemory
 from tests.client.certificates import client_context, server_context
-from tests.client.upstream import (
+from tests.client.scripts import (
     ANSWERS_BEFORE_BODY,
     ANSWERS_BEFORE_BODY_AND_RESETS,
     ANSWERS_BEFORE_REQUEST,
@@ -49,17 +49,19 @@ from tests.client.upstream import (
     HUNDRED_TIMES_1XX,
     MALFORMED,
     NEVER_READS,
-    OK,
     RESETS,
     SAYS_NOTHING,
+    answers,
+    answers_twice,
+    drips,
+)
+from tests.client.upstream import (
+    OK,
     SERVES,
     Gate,
     Script,
     Upstream,
-    answers,
-    answers_twice,
     close,
-    drips,
     request,
     request_head,
     send,
@@ -127,6 +129,7 @@ def test_an_upstream_that_takes_some_has_its_time_again(monkeypatch: pytest.Monk
     monkeypatch.setattr("fastserve.client.sync_connection.monotonic", lambda: now)
     ours, theirs = socket.socketpair()
     with ours, theirs:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)  # many writes
         conn = SyncConnection(ours, ResponseHeadMemory(), write_timeout=5, body_timeout=5, max_body_size=1000)
         plain_send = conn._send
 
@@ -515,4 +518,5 @@ def test_a_whole_body_is_sent_to_its_end_beside_its_response() -> None:
 
     with Upstream([request_head, echo, until_closed]) as upstream, to(upstream) as client:
         assert client.post("/", body=LARGE).body == LARGE
-        assert_balanced(client)
+        # It is used again only when all was written before the first byte of the answer was seen.
+        assert_balanced(client, client.idle_conns_count)
