@@ -3,7 +3,7 @@
 Any number of threads share one client. A request is written and its response read in the caller's own thread; which
 connection it gets is `SyncConnPool`'s to decide.
 
-Invariants (tests/client/test_sync_host_client.py): those of `host_client`, and
+Invariants (tests/client/test_sync_*.py): those of `host_client`, and
 4. No loop watches an idle connection, so whoever takes one looks whether it is alive before anything is written: one
    that is dead makes way for another, and is no attempt of the request.
 """

@@ -1,4 +1,4 @@
-"""Run by test_sync_host_client.py in a process of its own: `SyncHostClient` in greenlets, with everything monkey-patched."""
+"""Run by test_sync_threads.py in a process of its own: `SyncHostClient` in greenlets, with everything monkey-patched."""
 
 from __future__ import annotations
 
