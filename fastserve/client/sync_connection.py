@@ -27,7 +27,7 @@ import threading
 from collections.abc import Iterable
 from time import monotonic
 
-from fastserve.client.endings import Phase, broken, timed_out
+from fastserve.client.endings import Phase, broken, ends_request, timed_out
 from fastserve.errors import ClientClosed, ClientError
 from fastserve.http1.response_parser import ResponseHeadMemory, ResponseParser, ResponseState
 
@@ -250,8 +250,16 @@ class SyncConnection:
 
     @property
     def _answered(self) -> bool:
-        """True when the response is there although the request was not written to its end, or never will be."""
-        return self.parser.state is not IN_HEAD or self._write_error is not None
+        """True when there is no need to write on: the response is there, says that the rest is not wanted, or can't come;
+        or it waits to be taken, which the holder does when it has stopped writing.
+        """
+        parser = self.parser
+        state = parser.state
+        if state is COMPLETE or self.spoiled:
+            return True
+        if state is IN_HEAD:
+            return False
+        return ends_request(parser.head) or (self._streams and sum(map(len, parser.parts)) > MAX_READ)
 
     def _write(self, data: bytes) -> None:
         """Write a part of the request, unless the upstream has answered already: then what is left of it waits."""
@@ -286,7 +294,7 @@ class SyncConnection:
         """Until all is written, or the upstream has answered. Each byte that it takes gives it `write_timeout` again."""
         self.phase = WRITE
         left = -1
-        while self._outgoing is not None and self.parser.state is IN_HEAD:
+        while self._outgoing is not None and not self._answered:
             if len(self._outgoing) != left:
                 left = len(self._outgoing)
                 self.deadline = min(self.limit, monotonic() + self._write_timeout)
