@@ -503,8 +503,8 @@ def test_two_that_write_first_do_not_wait_for_each_other(streams: bool, tls: boo
                 assert response.stream.read() == LARGE
         else:
             assert client.post("/", body=LARGE).body == LARGE
-        upstream.wait_closed(1)
-        assert_balanced(client)
+        # It is used again only when all was written before the holder had its response.
+        assert_balanced(client, client.idle_conns_count)
 
 
 @pytest.mark.parametrize("streams", [False, True], ids=["read whole", "read as it comes"])
