@@ -248,13 +248,15 @@ class RequestParser:
                     head = self._blocks.get(block)
                 if head is None:
                     found = (data.find(END_OF_HEAD, start) if start else data.find(END_OF_HEAD)) + 4
-                    if found < 4 or found > start + LEARNED_BLOCK or (found == size and not start):
+                    if found < 4 or found > start + LEARNED_BLOCK:
                         return self._feed_head(data, start, found)
+                    if found == size and not start:  # this is what was looked for
+                        return self._feed_head(data, start, found, [method_token, target, block])
                     end = found
                     method_token, target, block = data[start:end].split(b" ", 2)
                     head = self._blocks.get(block)
                     if head is None:
-                        return self._feed_head(data, start, end)
+                        return self._feed_head(data, start, end, [method_token, target, block])
                 method = PLAIN_METHODS[method_token]
             except (KeyError, ValueError):
                 return self._feed_head(data, start, data.find(END_OF_HEAD, start) + 4)
@@ -280,8 +282,11 @@ class RequestParser:
 
     # The head
 
-    def _feed_head(self, data: bytes, start: int, end: int) -> int:
-        """A head that llhttp is to judge. It stands in `data` from `start` to `end`, or goes on behind it: then `end` is 3."""
+    def _feed_head(self, data: bytes, start: int, end: int, words: list[bytes] | None = None) -> int:
+        """A head that llhttp is to judge. It stands in `data` from `start` to `end`, or goes on behind it: then `end` is 3.
+
+        `words` are its method, its target and the rest, when somebody has looked already.
+        """
         fields = self.fields
         if self.state is COMPLETE:
             self.state = HEAD
@@ -300,16 +305,17 @@ class RequestParser:
             self._feed = self._new_feed()
         except HttpParserError as error:
             raise self._syntax_error(head, error) from None
-        words = head.split(b" ", 2)
-        if (
-            len(words) == 3
-            and (method := PLAIN_METHODS.get(words[0])) is not None
-            and is_plain_target(words[1])
-            and (framing := self._judge_block(head, words[2])) is not None
-        ):
-            self._begin(method, words[1], RequestHead(1, fields, framing))
-        else:
+        if words is None:
+            words = head.split(b" ", 2)
+        if len(words) != 3:
             self._parse_head(head)
+            return end
+        method_token, target, block = words
+        method = PLAIN_METHODS.get(method_token)
+        if method is None or not is_plain_target(target) or (framing := self._judge_block(head, block)) is None:
+            self._parse_head(head)
+        else:
+            self._begin(method, target, RequestHead(1, fields, framing))
         return end
 
     def _judge_block(self, head: bytes, block: bytes) -> Framing | None:
@@ -332,7 +338,7 @@ class RequestParser:
     def _begin(self, method: str, target: bytes, head: RequestHead) -> None:
         """The head is whole and let pass: a request is ready, or its body comes next."""
         framing = head.framing
-        if not framing.has_body:
+        if framing is PLAIN or not framing.has_body:
             if self._open:
                 raise RequestError(400, "a body that the head did not announce")
             self.state = COMPLETE
