@@ -20,7 +20,7 @@ from fastserve.server import connection
 __all__ = ["TOLERANCE", "Gate", "build", "differences"]
 
 TOLERANCE = 0.03
-"""Counts repeat within 0.5 % for one interpreter; patch versions and C compilers move the ratios by one or two."""
+"""Ratios repeat within 1 % for one CPython, in whatever virtual environment."""
 
 
 def build() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,13 @@ from bench.gate import Gate, build, differences
 
 from tests.loadtests.conftest import LOADTESTS, start_script
 
-COUNTS = """#!/bin/sh
+COUNTS = """
 # A thousand instructions for each request of the floor, and FACTOR hundredths of that for the others.
-for last; do :; done
-case "$*" in
-    *"--child floor"*) each=1000 ;;
-    *) each=$((FACTOR * 10)) ;;
-esac
-echo "==1== Collected : $((last * each + 5000000))" >&2
+import json, os, sys
+for pid, (who, case, requests) in enumerate(json.loads(sys.argv[-1]), 100):
+    each = 1000 if who == "floor" else 10 * int(os.environ["FACTOR"])
+    print(pid)
+    print(f"=={pid}== Collected : {5000000 + requests * each}", file=sys.stderr)
 """
 
 
@@ -73,7 +73,7 @@ class Counting:
         self.folder = folder
         self.file = folder / "recorded.json"
         valgrind = folder / "valgrind"
-        valgrind.write_text(COUNTS)
+        valgrind.write_text(f"#!{sys.executable}{COUNTS}")
         valgrind.chmod(0o755)
 
     def run(self, *arguments: str, hundredths: int = 500) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.loadtests.conftest import LOADTESTS, run_script
+from tests.loadtests.conftest import LOADTESTS, run_script, start_script
 
 
 @pytest.mark.parametrize("handler", ["floor", "async", "inline"])
@@ -20,6 +20,21 @@ def test_every_case_is_served(handler: str, case: str) -> None:
 @pytest.mark.parametrize("case", ["client-get", "client-post", "client-varied"])
 def test_every_case_is_sent(client: str, case: str) -> None:
     run_script("instructions.py", "--child", client, case, "32")
+
+
+def test_forks_are_told_apart() -> None:
+    """What callgrind counts is found by pid, in the order of what was asked for."""
+    pids = run_script(
+        "instructions.py", "--forks", '[["floor", "get", 8], ["async", "get", 8], ["HostClient", "client-get", 8]]'
+    )
+    assert len(set(map(int, pids.split()))) == 3
+
+
+def test_a_fork_that_fails_is_not_counted() -> None:
+    result = start_script("instructions.py", "--forks", '[["nobody", "client-get", 8], ["floor", "nothing", 8]]')
+    assert result.returncode == 1
+    assert "KeyError: 'nothing'" in result.stderr
+    assert "nothing/floor failed" in result.stderr
 
 
 def test_memory_per_idle_connection() -> None:
