@@ -103,6 +103,8 @@ class Plan:
             before = server.cpu()
             result = wrk.run(case, server.port, active, self.seconds)
             cpu = server.cpu() - before
+            if server.process.poll() is not None:
+                raise RuntimeError(f"ended under load, with status {server.process.returncode}")
             if not result.requests:
                 raise RuntimeError("no request was answered")
             return {

@@ -53,6 +53,7 @@ class Row:
     p50: float
     p99: float
     p999: float
+    """Milliseconds; 0 where wrk does not know: it loses count of the longest ones of slow pipelined runs."""
     memory: float
     start: float
     errors: int
@@ -65,9 +66,7 @@ class Row:
             "" if self.ratio is None else f"{self.ratio:.2f}",
             "" if self.ratio is None else f"{self.low:.2f}–{self.high:.2f}",  # noqa: RUF001
             f"{self.cpu:.1f}",
-            f"{self.p50:.2f}",
-            f"{self.p99:.2f}",
-            f"{self.p999:.2f}",
+            *(f"{latency:.2f}" if latency else "?" for latency in (self.p50, self.p99, self.p999)),
             f"{self.memory / 2**20:.0f}",
             f"{self.start:.2f}",
             f"{self.errors or ''}",
@@ -129,7 +128,7 @@ def losses(results: dict[str, Any]) -> Iterator[str]:
             yield f"{title.partition(' (')[0]}: {', '.join(faster)} the requests per second of {best.peer}"
         tail = min(ours, key=lambda row: row.p99)
         shorter = [
-            f"{row.peer} {row.p99:.2f} ms" for row in found if row.p99 < tail.p99 and row.peer not in OURS + LIMITS
+            f"{row.peer} {row.p99:.2f} ms" for row in found if 0 < row.p99 < tail.p99 and row.peer not in OURS + LIMITS
         ]
         if shorter:
             yield f"{title.partition(' (')[0]}: p99 of {tail.peer} is {tail.p99:.2f} ms, of {', '.join(shorter)}"

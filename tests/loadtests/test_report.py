@@ -55,6 +55,12 @@ def test_it_says_where_fastserve_loses() -> None:
     assert list(losses(results({"fastserve": rounds(100), "uvicorn": rounds(30)}))) == []
 
 
+def test_a_latency_that_is_not_known_is_no_short_one() -> None:
+    case = {"fastserve": rounds(100), "gunicorn": rounds(10, p99=0.0)}
+    assert list(losses(results(case))) == []
+    assert rows(case, "fastserve")[1].cells()[5:8] == ("1.00", "?", "3.00")
+
+
 def test_markdown_has_the_tables_and_what_was_left_out() -> None:
     text = markdown(results({"fastserve": rounds(1234.5), "go-fasthttp": rounds(2469)}))
     assert "\n    python loadtests/compare.py\n" in text

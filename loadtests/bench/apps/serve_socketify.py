@@ -17,10 +17,12 @@ def get(response: Any, request: Any) -> None:
     response.end(BODY)
 
 
-async def post(response: Any, request: Any) -> None:
-    await response.get_data()
-    response.write_header("Content-Type", "text/plain")
-    response.end(BODY)
+def post(response: Any, request: Any) -> None:
+    def on_data(response: Any, chunk: Any, is_end: bool) -> None:
+        if is_end:
+            get(response, request)
+
+    response.on_data(on_data)
 
 
 if __name__ == "__main__":
