@@ -28,7 +28,7 @@ from fastserve.client.reader import BodyReader
 from fastserve.client.request import ClientRequest
 from fastserve.client.resolver import Resolver
 from fastserve.client.response import ClientResponse
-from fastserve.errors import ClientError, DialError
+from fastserve.errors import ClientError, DialError, DialTimeout
 from fastserve.http1.request_writer import asks_to_close
 from fastserve.http1.response_parser import ResponseState
 from fastserve.pool.aio import ConnPool
@@ -317,7 +317,7 @@ class HostClient(BaseClient):
             )
 
         if options.dial is not None:
-            conn = await _dial_by(options.dial, connection)
+            conn = await _dial_by(options.dial, connection, options.dial_timeout)
         else:
             _, conn = await self._dialer.dial(connection, timeout=options.dial_timeout)
         if not conn.lost:  # else it has left already
@@ -400,7 +400,9 @@ class HostClient(BaseClient):
             self._all_closed.set_result(None)
 
 
-async def _dial_by(dial: Callable[..., Any], connection: Callable[[], ClientConnection]) -> ClientConnection:
+async def _dial_by(
+    dial: Callable[..., Any], connection: Callable[[], ClientConnection], seconds: float
+) -> ClientConnection:
     """A connection by the `dial` of the options. Whatever that raises or returns, what ends the request is a `ClientError`."""
     made: list[ClientConnection] = []
 
@@ -408,10 +410,16 @@ async def _dial_by(dial: Callable[..., Any], connection: Callable[[], ClientConn
         made.append(connection())
         return made[-1]
 
+    scope = asyncio.timeout(seconds)
     try:
-        result = await dial(factory)
+        async with scope:
+            result = await dial(factory)
     except ClientError:
         raise
+    except TimeoutError as error:
+        if scope.expired():
+            raise DialTimeout(f"dial took longer than dial_timeout, {seconds:g} s", elapsed=seconds) from None
+        raise DialError(f"dial raised TimeoutError: {error}") from error
     except Exception as error:
         raise DialError(f"dial raised {type(error).__name__}: {error}") from error
     conn = result[1] if isinstance(result, tuple) and len(result) == 2 else None
