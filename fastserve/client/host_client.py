@@ -28,7 +28,7 @@ from fastserve.client.reader import BodyReader
 from fastserve.client.request import ClientRequest
 from fastserve.client.resolver import Resolver
 from fastserve.client.response import ClientResponse
-from fastserve.errors import ClientError, DialError, DialTimeout
+from fastserve.errors import ClientError, DialError, DialTimeout, PoolError
 from fastserve.http1.request_writer import asks_to_close
 from fastserve.http1.response_parser import ResponseState
 from fastserve.pool.aio import ConnPool
@@ -163,6 +163,16 @@ class HostClient(BaseClient):
         except BaseException as error:
             if pooled is not None:
                 pooled.conn.deadline = inf
+                if (
+                    self._loop is not asyncio.get_running_loop()
+                ):  # looked at here, where it costs nothing when all is well
+                    pooled.conn.call_soon(self._pool.discard, pooled)
+                    raise PoolError(
+                        "this client belongs to another event loop: make one client per loop; the request may have been"
+                        " sent",
+                        phase="write",
+                        elapsed=self._clock() - started,
+                    ) from error
                 self._pool.discard(pooled)
             if isinstance(error, ClientError):
                 raise self._told(error, self._clock() - started) from error.__cause__

@@ -59,7 +59,7 @@ def test_wait_for_a_connection(run: Run) -> None:
         with Upstream(SAYS_NOTHING) as upstream:
             async with client_of(upstream, max_conns=1, max_conn_wait_timeout=SHORT) as client:
                 first = asyncio.create_task(client.get("/"))
-                await asyncio.to_thread(upstream.wait_accepted, 1)
+                await until(lambda: client.stats().streams == 1, "one under way")
                 with pytest.raises(NoFreeConns) as caught:
                     await client.get("/")
                 assert caught.value.phase == "wait"
