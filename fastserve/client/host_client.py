@@ -436,8 +436,8 @@ async def _dial_by(
     if not any(conn is each and each.connected for each in made):
         if isinstance(result, tuple):
             for part in result:
-                if isinstance(part, asyncio.BaseTransport):
-                    part.close()
+                if hasattr(part, "abort"):  # a transport; uvloop's are no asyncio.BaseTransport
+                    part.abort()
         raise DialError("dial must return (transport, protocol), with the protocol that its argument made, connected")
     assert isinstance(conn, ClientConnection)
     return conn

@@ -43,7 +43,7 @@ def balanced(client: HostClient, *, idle: int | None = None) -> None:
 async def until(check: Callable[[], bool], what: str) -> None:
     """Let the loop turn until `check` holds."""
     async with asyncio.timeout(PATIENCE):
-        while not check():
+        while not check():  # noqa: ASYNC110 - there is no event for whatever may be looked at
             await asyncio.sleep(0.001)
     assert check(), what
 

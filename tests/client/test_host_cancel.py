@@ -60,7 +60,7 @@ async def sweep(
             async with client_of(upstream, max_conns=1, max_conn_wait_timeout=20, **options) as client:
                 if warm:
                     await client.get("/")
-                task = asyncio.ensure_future(work(client))  # type: ignore[arg-type]
+                task = asyncio.ensure_future(work(client))
                 await ticks(k)
                 is_over = task.done()
                 task.cancel()

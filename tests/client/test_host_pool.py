@@ -119,18 +119,17 @@ def test_close_while_a_streamed_body_is_read(run: Run) -> None:
     async def main() -> None:
         script = [request, send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"), *SAYS_NOTHING]
         with Upstream(script) as upstream:
-            async with client_of(upstream) as client:
-                async with client.stream("GET", "/") as response:
-                    assert response.stream is not None
-                    assert await anext(response.stream) == b"half"  # type: ignore[arg-type]
-                    reading = asyncio.ensure_future(anext(response.stream))  # type: ignore[arg-type]
-                    await asyncio.sleep(0)
-                    await client.aclose()
-                    with pytest.raises(ClientClosed) as caught:
-                        await reading
-                    assert caught.value.phase == "body"
-                    with pytest.raises(ClientClosed):
-                        await response.stream.read()  # type: ignore[union-attr]
+            async with client_of(upstream) as client, client.stream("GET", "/") as response:
+                assert response.stream is not None
+                assert await anext(response.stream) == b"half"  # type: ignore[arg-type]
+                reading = asyncio.ensure_future(anext(response.stream))  # type: ignore[arg-type]
+                await asyncio.sleep(0)
+                await client.aclose()
+                with pytest.raises(ClientClosed) as caught:
+                    await reading
+                assert caught.value.phase == "body"
+                with pytest.raises(ClientClosed):
+                    await response.stream.read()  # type: ignore[union-attr]
 
     run(main())
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from fastserve import Form, InvalidRequest, MalformedResponse, RequestCtx, ServerThread
+from fastserve import (
+    ClientError,
+    ClientRequest,
+    ClientResponse,
+    ClosedBeforeResponse,
+    ClosedInResponse,
+    InvalidRequest,
+    MalformedResponse,
+    RequestCtx,
+    ServerThread,
+    WriteError,
+)
 from tests.client.support import Run, balanced, client_of, until
 from tests.client.upstream import (
     ANSWERS_BEFORE_BODY,
@@ -17,7 +27,9 @@ from tests.client.upstream import (
     OK,
     SERVES,
     Gate,
+    Peer,
     Upstream,
+    request,
     request_head,
     send,
     stall,
@@ -71,11 +83,6 @@ def test_bodies_of_every_kind(run: Run) -> None:
 
 
 def test_multipart(run: Run) -> None:
-    def handler(ctx: RequestCtx) -> None:
-        form: Form = ctx.multipart_form()
-        file = form.files["file"][0]
-        ctx.set_body(json.dumps([form.value("a"), file.filename, file.data.decode()]).encode())
-
     async def main() -> None:
         with ServerThread(echo, inline=True) as server:
             async with client_of(server.port) as client:
@@ -272,27 +279,54 @@ def test_answered_with_200_and_keep_alive_before_the_body_was_sent(kind: str, ru
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_head_of_an_early_answer_ends_the_sending(kind: str, run: Run) -> None:
-    """Its body may take long: that is its own time, not the writing's."""
+@pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\nConnection: close", b"HTTP/1.1 413 Content Too Large"])
+def test_a_head_that_wants_no_more_of_the_body_ends_the_sending(kind: str, start: bytes, run: Run) -> None:
+    """Its own body may take long: that is not the writing's time."""
 
     async def main() -> None:
         gate = Gate()
-        script = [
-            request_head,
-            send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha"),
-            wait_for(gate),
-            send(b"lf"),
-            stall,
-        ]
-        with Upstream(script, receive_buffer=4096) as upstream:
+        answer = start + b"\r\nContent-Length: 4\r\n\r\nha"
+        with Upstream(
+            [request_head, send(answer), wait_for(gate), send(b"lf"), stall], receive_buffer=4096
+        ) as upstream:
             async with client_of(upstream, write_timeout=10, read_timeout=10) as client:
-                task = asyncio.create_task(client.post("/", body=a_body(kind)))  # type: ignore[arg-type]
+                task = asyncio.create_task(client.post("/", body=a_body(kind)))
                 await until(lambda: any(c.phase.value == "body" for c in client._connections), "the body is waited for")
                 gate.open()
                 assert (await task).body == b"half"
                 balanced(client, idle=0)
 
     run(main())
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_an_upstream_that_answers_bit_by_bit_gets_the_whole_body(streams: bool, run: Run) -> None:
+    """Its answer begins before the request has ended, and ends behind it."""
+
+    async def main() -> None:
+        async def body() -> AsyncIterator[bytes]:
+            yield b"a"
+            (conn,) = client._connections
+            await until(lambda: bool(conn.parser.parts), "the answer began")
+            yield b"b"
+
+        begins = send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha")
+        with Upstream([request_start, begins, request, send(b"lf"), until_closed]) as upstream:
+            async with client_of(upstream) as client:
+                if streams:
+                    async with client.stream("POST", "/", body=body()) as response:
+                        assert await response.stream.read() == b"half"  # type: ignore[union-attr]
+                else:
+                    assert (await client.post("/", body=body())).body == b"half"
+                assert upstream.requests[0].endswith(b"\r\n\r\n1\r\na\r\n1\r\nb\r\n0\r\n\r\n")
+                balanced(client, idle=1)
+
+    run(main())
+
+
+def request_start(peer: Peer) -> None:
+    """Wait for a request's head, and leave it to be read with the rest."""
+    peer.read_until(lambda data: 0 if b"\r\n\r\n" in data else None)
 
 
 def test_a_malformed_answer_before_the_body_was_sent(run: Run) -> None:
@@ -314,10 +348,15 @@ def test_answered_and_reset_before_the_body_was_sent(run: Run) -> None:
         for kind in KINDS:
             with Upstream(ANSWERS_BEFORE_BODY_AND_RESETS, SERVES) as upstream:
                 async with client_of(upstream) as client:
-                    try:
-                        assert (await client.post("/", body=a_body(kind), timeout=10)).status_code == 413
-                    except ConnectionError as error:
-                        assert error.elapsed > 0  # type: ignore[attr-defined]
+                    asked = ClientRequest("POST", "/", body=a_body(kind))  # type: ignore[arg-type]
+                    results: list[object] = await asyncio.gather(client.do(asked, timeout=10), return_exceptions=True)
+                    (result,) = results
+                    if isinstance(result, ClientError):
+                        assert isinstance(result, WriteError | ClosedBeforeResponse | ClosedInResponse), repr(result)
+                        assert result.elapsed > 0
+                    else:
+                        assert isinstance(result, ClientResponse)
+                        assert result.status_code == 413
                     balanced(client, idle=0)
                     assert (await client.get("/")).body == b"ok"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -223,12 +223,12 @@ def test_a_redial_is_within_the_requests_time(run: Run) -> None:
         hang = asyncio.Event()
         dials = 0
 
-        async def dial(factory: object) -> object:
+        async def dial(factory: Callable[[], asyncio.Protocol]) -> object:
             nonlocal dials
             dials += 1
             if dials > 1:
                 await hang.wait()
-            return await asyncio.get_running_loop().create_connection(factory, "127.0.0.1", upstream.port)  # type: ignore[arg-type]
+            return await asyncio.get_running_loop().create_connection(factory, "127.0.0.1", upstream.port)
 
         with Upstream(STALE) as upstream:
             async with client_of(upstream, dial=dial) as client:

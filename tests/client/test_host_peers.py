@@ -1,0 +1,163 @@
+"""HostClient and real peers: our own server, Python's http.server, and nginx."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from fastserve import RequestCtx, ServerThread, TLSError
+from tests.client.certificates import client_context
+from tests.client.peers import http_server, nginx
+from tests.client.support import Run, balanced, client_of, until
+
+
+async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        await asyncio.sleep(0)
+        yield part
+
+
+async def echo(ctx: RequestCtx) -> None:
+    """All of the body, once it is here, in pieces."""
+    pieces = [piece async for piece in ctx.request_body_stream]
+
+    async def body() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+
+    ctx.set_body_stream(body())
+
+
+async def pipe(ctx: RequestCtx) -> None:
+    """Answers while it reads."""
+
+    async def body() -> AsyncIterator[bytes]:
+        async for piece in ctx.request_body_stream:
+            yield piece
+
+    ctx.set_body_stream(body())
+
+
+def test_a_server_that_answers_while_it_reads(run: Run) -> None:
+    async def main() -> None:
+        with ServerThread(pipe, stream_request_body=True, max_request_body_size=50_000_000) as server:
+            async with client_of(server.port) as client:
+                large = b"x" * 3_000_000
+                assert (await client.post("/", body=large)).body == large
+                assert (await client.post("/", body=pieces(*[large] * 5))).body == large * 5
+                balanced(client)
+
+    run(main())
+
+
+def test_our_own_server(run: Run) -> None:
+    async def main() -> None:
+        with ServerThread(echo, stream_request_body=True) as server:
+            async with client_of(server.port) as client:
+                large = b"x" * 3_000_000
+                assert (await client.post("/", body=large)).body == large
+                assert (await client.post("/", body=pieces(b"a", b"b"))).body == b"ab"
+                async with client.stream("POST", "/", body=pieces(b"a", b"b")) as response:
+                    assert await response.stream.read() == b"ab"  # type: ignore[union-attr]
+                balanced(client, idle=1)
+                results = await asyncio.gather(*(client.post("/", body=str(n)) for n in range(100)))
+                assert [int(r.body) for r in results] == list(range(100))
+                balanced(client)
+                server.shutdown()
+                await until(lambda: client.conns_count == 0, "the server's end is noticed")
+
+    run(main())
+
+
+@pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])
+def test_http_server(version: str, run: Run) -> None:
+    async def main() -> None:
+        with http_server(version) as port:
+            async with client_of(port) as client:
+                for _ in range(3):
+                    assert (await client.get("/")).body == b"hello"
+                    assert (await client.post("/", body=b"x" * 100_000)).body == b"x" * 100_000
+                balanced(client, idle=0 if version == "HTTP/1.0" else 1)
+                with_length = await client.post("/", body=pieces(b"ab", b"c"), headers={"Content-Length": "3"})
+                assert with_length.body == b"abc"
+
+    run(main())
+
+
+def test_nginx(tmp_path: Path, run: Run) -> None:
+    async def main() -> None:
+        with nginx(tmp_path) as peer:
+            (tmp_path / "files" / "file").write_bytes(b"0123456789" * 100_000)
+            async with client_of(peer.port, decode_content=True) as client:
+                assert (await client.get("/hello")).body == b"hello"
+                numbers = {(await client.get("/connection")).body for _ in range(5)}
+                assert len(numbers) == 1  # one connection
+                response = await client.get("/moved", max_redirects=1)
+                assert response.body == b"hello"
+                assert (await client.head("/hello")).status_code == 200
+                assert (await client.get("/empty")).status_code == 204
+                assert (await client.get("/none")).status_code == 404
+                whole = await client.get("/file")
+                assert whole.body == b"0123456789" * 100_000
+                part = await client.get("/file", headers={"Range": "bytes=5-9", "Accept-Encoding": "identity"})
+                assert (part.status_code, part.body) == (206, b"56789")
+                tag = whole.headers["last-modified"]
+                assert (await client.get("/file", headers={"If-Modified-Since": tag})).status_code == 304
+                balanced(client, idle=1)
+                # 413, and a lingering close, while more is being sent than nginx takes.
+                assert (await client.post("/hello", body=b"x" * 3_000_000)).status_code in (413, 405)
+                balanced(client, idle=0)
+                assert (await client.get("/hello")).body == b"hello"
+            async with client_of(f"unix:{peer.uds}") as client:
+                assert (await client.get("/hello")).body == b"hello"
+
+    run(main())
+
+
+def test_nginx_with_tls(tmp_path: Path, run: Run) -> None:
+    async def main() -> None:
+        with nginx(tmp_path) as peer:
+            (tmp_path / "files" / "file").write_bytes(b"0123456789" * 100_000)
+            async with client_of(f"https://localhost:{peer.tls_port}", tls_config=client_context()) as client:
+                numbers = {(await client.get("/connection")).body for _ in range(5)}
+                assert len(numbers) == 1
+                async with client.stream("GET", "/file") as response:
+                    assert len(await response.stream.read()) == 1_000_000  # type: ignore[union-attr]
+                balanced(client, idle=1)
+                results = await asyncio.gather(*(client.get("/hello") for _ in range(50)))
+                assert {r.body for r in results} == {b"hello"}
+            async with client_of(f"https://localhost:{peer.tls_port}") as client:
+                with pytest.raises(TLSError, match="certificate is refused"):
+                    await client.get("/hello")
+            async with client_of(f"https://localhost:{peer.port}", tls_config=client_context()) as client:
+                with pytest.raises(TLSError, match="is it http and not https"):
+                    await client.get("/hello")
+
+    run(main())
+
+
+def test_nginx_that_closes_after_some_requests(tmp_path: Path, run: Run) -> None:
+    async def main() -> None:
+        with nginx(tmp_path, keepalive_requests=3) as peer:
+            async with client_of(peer.port, max_conns=4, max_conn_wait_timeout=10) as client:
+                results = await asyncio.gather(*(client.post("/empty") for _ in range(100)))
+                assert {r.status_code for r in results} <= {204, 405}
+                assert len(results) == 100  # it says Connection: close in time: none fails
+                balanced(client)
+
+    run(main())
+
+
+def test_nginx_whose_idle_time_is_shorter_than_ours(tmp_path: Path, run: Run) -> None:
+    async def main() -> None:
+        with nginx(tmp_path, keepalive_timeout="1s") as peer:
+            async with client_of(peer.port) as client:
+                await client.get("/hello")
+                balanced(client, idle=1)
+                await until(lambda: client.conns_count == 0, "nginx closed it")
+                assert (await client.get("/hello")).body == b"hello"
+
+    run(main())
