@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -49,3 +51,14 @@ def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, T]], T]
         return result
 
     return run_on_loop
+
+
+def program(name: str, package: str) -> str:
+    """The path of a real peer. Where it is missing the test is skipped, but in CI it fails: there it was to be installed."""
+    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin")
+    if path is None:
+        text = f"{name} is missing (Debian: apt-get install {package})"
+        if os.environ.get("CI"):
+            pytest.fail(text)
+        pytest.skip(text)
+    return path

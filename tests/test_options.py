@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fastserve.errors import ConfigError
-from fastserve.options import check_options, check_plain_function, option
+from fastserve.options import check_options, hook, is_hook, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,7 @@ class Options:
     free: str | None = option(None, "Any.", takes="str or None")
     flag: bool = option(False, "Whether.", takes="bool")
     call: Callable[[], None] | None = option(None, "What.", takes="function or None")
+    plain: Callable[[], None] | None = hook("When.")
     thing: object = option(None, "Whatever.", takes="object or None")
 
     def __post_init__(self) -> None:
@@ -83,10 +84,12 @@ def test_refused(values: dict[str, Any], text: str) -> None:
     assert str(caught.value) == text
 
 
-def test_a_coroutine_function_is_not_plain() -> None:
-    async def asynchronous() -> None: ...
+async def asynchronous() -> None: ...
 
-    check_plain_function("f", None)
-    check_plain_function("f", print)
-    with pytest.raises(ConfigError, match="f: takes a plain function, not `async def`"):
-        check_plain_function("f", asynchronous)
+
+def test_a_hook_is_a_plain_function() -> None:
+    assert Options(plain=print).plain is print
+    assert Options(call=asynchronous)  # type: ignore[arg-type]  # what is no hook may be async
+    with pytest.raises(ConfigError, match="plain: takes a plain function, not `async def`"):
+        Options(plain=asynchronous)  # type: ignore[arg-type]
+    assert [f.name for f in fields(Options) if is_hook(f)] == ["plain"]

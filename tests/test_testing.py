@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,17 +12,9 @@ from fastserve.errors import ConfigError
 from fastserve.server.config import ServerConfig
 from fastserve.server.ctx import RequestCtx
 from fastserve.testing import MemoryServer, MemoryTransport
+from tests.server.clients import GET, Run, turns
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
-GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
-
-
-async def turns(count: int = 20) -> None:
-    """So many turns of the loop: after them, what did not happen does not happen by itself."""
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 async def echo(ctx: RequestCtx) -> None:

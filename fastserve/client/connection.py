@@ -163,17 +163,16 @@ class ClientConnection(asyncio.Protocol):
 
     @property
     def answered(self) -> bool:
-        """True when there is no need to write on: the response is there, or says that the rest is not wanted (RFC 9112
-        9.3), or never will be there. An upstream that begins to answer before it has read all may want the rest, unless
-        nobody can take what it answers meanwhile.
+        """True when there is no need to write on: the response is there, or is an error (RFC 9112 9.5), or never will be
+        there. An upstream that begins to answer before it has read all may want the rest, unless nobody can take what it
+        answers meanwhile.
         """
         state = self.parser.state
         if self.spoiled or state is COMPLETE:
             return True
         if state is IN_HEAD:
             return False
-        head = self.parser.head
-        return head.status >= 400 or not head.keep_alive or self._reading_paused
+        return self.parser.head.status >= 400 or self._reading_paused
 
     async def write(self, data: bytes) -> None:
         """Write a part of the request, and wait until the upstream has taken most of it, or has answered already."""
@@ -385,7 +384,7 @@ class ClientConnection(asyncio.Protocol):
     def _wake(self) -> None:
         waiter = self._waiter
         if waiter is None or waiter.done():
-            if self.interrupt is not None:
+            if self.interrupt is not None and self.answered:
                 self.interrupt()
             return
         if self.error is not None and self.phase is not WRITE:

@@ -35,6 +35,8 @@ DIAL_TIMEOUT = 3.0
 """Seconds for the three phases together, as fasthttp's DefaultDialTimeout."""
 TLS_SHUTDOWN_TIMEOUT = 1.0
 """Seconds that a closed connection waits for the peer's close_notify; asyncio's 30 would hold the socket as long."""
+TIMER_RESOLUTION = 0.001
+"""Seconds: loops round their timers, so that a time-out may come with that much left, which is no time for a dial."""
 MAX_TOLD = 8
 """Addresses whose failures a message tells one by one."""
 
@@ -86,7 +88,7 @@ async def dial(
                         protocol_factory,
                         ssl=context,
                         server_hostname=name,
-                        ssl_handshake_timeout=bound + 60.0,  # ours ends it, and says more
+                        ssl_handshake_timeout=max(bound, 0.0) + 60.0,  # ours ends it, and says more
                         ssl_shutdown_timeout=TLS_SHUTDOWN_TIMEOUT,
                     )
     except DialError:
@@ -114,8 +116,8 @@ async def _make_transport(
         transport, _ = await create(lambda: protocol, sock=sock, **options)
     except BaseException:
         # The loop has had it, and closes it in both cases. asyncio does so through the socket object, in a later
-        # turn; uvloop by its number, at once, and before 0.22 the object would have closed whatever has that number
-        # by then (uvloop#738).
+        # turn; uvloop by its number, at once, and with 0.21 the object would close whatever has that number by then
+        # (uvloop#738).
         if not isinstance(loop, asyncio.BaseEventLoop):
             sock.detach()
         raise
@@ -274,7 +276,7 @@ class _Round:
         order = self._dialer._order()
         for place, index in enumerate(order):
             left = self._deadline - time.monotonic()
-            if left <= 0:
+            if place and left < TIMER_RESOLUTION:
                 return
             yield index, share(left, len(order) - place)
 

@@ -7,11 +7,11 @@ retry has a bound.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastserve.errors import ConfigError
-from fastserve.options import check_options, check_plain_function, option
+from fastserve.options import check_options, hook, option
 from fastserve.pool.options import PoolOptions
 
 if TYPE_CHECKING:
@@ -96,11 +96,9 @@ class ClientOptions:
         takes="int",
         least=1,
     )
-    retry_if: Callable[[ClientRequest], bool] | None = option(
-        None,
+    retry_if: Callable[[ClientRequest], bool] | None = hook(
         "Called as (request) in place of the rule about methods: True lets it be sent again. Never asked for a request "
-        "with a streamed body, or after a byte of its response.",
-        takes="function or None",
+        "with a streamed body, or after a byte of its response."
     )
     dial: Callable[..., Any] | None = option(
         None,
@@ -174,9 +172,6 @@ class ClientOptions:
         context = self.tls_config
         if context is not None and not (hasattr(context, "wrap_bio") and hasattr(context, "wrap_socket")):
             raise ConfigError(f"tls_config={context!r}: takes an ssl.SSLContext, or None")
-        for f in fields(self):
-            if f.name == "retry_if":
-                check_plain_function(f.name, getattr(self, f.name))
 
     def pool_options(self, **more: Any) -> PoolOptions:
         """What of these is the pool's."""

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from fastserve.errors import ResponseError
+from fastserve.http1.date import imf_fixdate
 from fastserve.http1.fields import is_field_name, printable
 
 __all__ = ["Cookie", "parse_cookies"]
@@ -20,9 +21,6 @@ _path = re.compile(r"/(?:[\x20-\x3a\x3c-\x7e]*[\x21-\x3a\x3c-\x7e])?\Z").match
 _label = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _domain = re.compile(rf"{_label}(?:\.{_label})*\Z").match
 _white_space = " \t"
-# Not strftime, which writes the names in the language of the process's locale.
-_days = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_months = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _epoch = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -153,8 +151,7 @@ class Cookie:
             raise self._refused(f"expires {expires} is not a year from 1601 to 9999 in GMT") from None
         if in_gmt.year < 1601:
             raise self._refused(f"expires {expires} is before 1601, which browsers ignore (RFC 6265 5.1.1)")
-        day, month = _days[in_gmt.weekday()], _months[in_gmt.month - 1]
-        return f"{day}, {in_gmt:%d} {month} {in_gmt.year} {in_gmt:%H:%M:%S} GMT"
+        return imf_fixdate(in_gmt.timetuple())
 
     def _refused(self, why: str) -> ResponseError:
         return ResponseError(f"cookie {self.name}: {why}")

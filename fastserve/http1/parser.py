@@ -4,9 +4,9 @@ llhttp (through httptools) judges the syntax. This module decides *how much* it 
 given, and that is what makes everything else simple:
 
 - A head ends at the first CRLFCRLF, a body with Content-Length after that many
-  bytes, a chunked body at some CRLFCRLF. The parser is never fed past such a place, so
-  that a request always ends where a call of `feed` ends: pipelined requests need no
-  queue, and limits are counted before a byte is parsed.
+  bytes, a chunked body where its chunks say (`ChunkScanner`). The parser is never fed
+  past such a place, so that a request always ends where a call of `feed` ends:
+  pipelined requests need no queue, and limits are counted before a byte is parsed.
 - The raw head is at hand when a request is complete. The request line is read from it,
   since llhttp does not tell 'two spaces' from one.
 - Header callbacks are bound methods of a dict, so that a header costs no Python frame.
@@ -35,6 +35,7 @@ from types import SimpleNamespace
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from fastserve.errors import RequestError
+from fastserve.http1.chunked import ChunkScanner
 from fastserve.http1.fields import is_host
 from fastserve.http1.head import (
     FRAMING_NAMES,
@@ -52,16 +53,14 @@ from fastserve.http1.request import Request
 __all__ = ["ParserState", "RequestParser"]
 
 END_OF_HEAD = b"\r\n\r\n"
+NO_CHUNKS = ChunkScanner()
+"""In the place of a body's, so that parsers that are kept for later are small."""
 LF = 0x0A
 
 # An origin-form target of the bytes that llhttp takes for one, without a fragment (RFC 9112 3.2).
 is_plain_target = re.compile(rb"/[\x21\x22\x24-\x7e]*\Z").match
 # HEAD is not among them: its response is not framed as the others are.
 PLAIN_METHODS = {token: method for token, method in METHODS.items() if method != "HEAD"}
-
-# Bytes of framing allowed per byte of a chunked body, in the segment it comes in: even one-byte chunks need five.
-# What is more, is extensions (RFC 9112 7.1.1) and trailers, and bounded as the head is.
-CHUNK_OVERHEAD = 8
 
 # Pieces of a body held before they become one: a piece of two bytes costs fifty, and a client chooses their size.
 MAX_SMALL_PARTS = 1024
@@ -162,18 +161,16 @@ class RequestParser:
     __slots__ = (
         "_announced",
         "_blocks",
-        "_excess",
+        "_chunks",
         "_feed",
         "_memory",
         "_open",
         "_packed",
         "_partial",
-        "_received",
         "_remaining",
         "_skipped",
         "_stops_at_head",
         "_streams",
-        "_tail",
         "fields",
         "max_body_size",
         "max_header_count",
@@ -212,9 +209,7 @@ class RequestParser:
         self._skipped = 0  # bytes of blank lines before the request line
         self._announced = 0  # a body's Content-Length
         self._remaining = 0  # bytes of a body with Content-Length still to come
-        self._tail = b""  # the last three bytes of a chunked body so far
-        self._excess = 0  # bytes of extensions and trailers that no body bytes account for
-        self._received = 0  # bytes of body in `parts`, ever
+        self._chunks = NO_CHUNKS  # of the chunked body under way
         self._packed = 0  # how many of `parts` are made of many
 
     def _new_feed(self) -> Callable[[bytes | memoryview], None]:
@@ -345,8 +340,7 @@ class RequestParser:
             raise RequestError(400, "no body where the head announced one")
         elif framing.chunked:
             self.state = CHUNKED
-            self._tail = b""
-            self._excess = self._received = 0
+            self._chunks = ChunkScanner()
         else:
             self.state = LENGTH
             self._announced = self._remaining = framing.content_length
@@ -468,35 +462,31 @@ class RequestParser:
         self._packed += 1
 
     def _feed_chunked(self, data: bytes, start: int) -> int:
-        # The message can end only behind a CRLFCRLF, which may straddle the segments.
-        tail = self._tail
-        seam = tail + data[start : start + 3]
-        at = seam.find(END_OF_HEAD)
-        if at >= 0:
-            end = start + at + 4 - len(tail)
-        else:
-            at = data.find(END_OF_HEAD, start)
-            end = at + 4 if at >= 0 else len(data)
+        chunks = self._chunks
+        try:
+            end = chunks.find_end(data, start)
+        except ValueError as error:
+            raise RequestError(400, str(error)) from None
         parts = self.parts
         known = len(parts)
         self._feed_syntax(data if end - start == len(data) else memoryview(data)[start:end])
-        received = sum(map(len, parts[known:]))
-        self._received += received
-        if self._received > self.max_body_size:
+        chunks.count(end - start, sum(map(len, parts[known:])))
+        if chunks.received > self.max_body_size:
             raise self._body_too_large()
         if len(parts) - self._packed > MAX_SMALL_PARTS:
             self._pack()
-        # Body bytes pay for framing only of the segment they came in: what they leave over is no credit for trailers.
-        self._excess = max(0, self._excess + (end - start - received) - CHUNK_OVERHEAD * received)
-        if self._excess > self.max_header_size:
+        if chunks.excess > self.max_header_size:
             raise RequestError(413, "chunk extensions and trailers are larger than the head may be")
         if len(self.fields) > self.max_header_count:
             raise RequestError(431, f"more than {self.max_header_count} trailers")
-        if self._open:
-            self._tail = (tail + data[max(start, end - 3) : end])[-3:]
-        else:
+        if chunks.ended == bool(self._open):
+            raise RequestError(400, "the body does not end where its chunks say")
+        if chunks.ended:
             if self.fields:
-                self.request.add_trailers(dict(self.fields))
+                trailers = field_pairs(bytes(chunks.trailers))  # each line: the callbacks keep one of a name
+                if len(trailers) > self.max_header_count:
+                    raise RequestError(431, f"more than {self.max_header_count} trailers")
+                self.request.add_trailers(trailers)
                 # llhttp takes a trailer for a header: after 'Connection: close' it would refuse the next request.
                 self._feed = self._new_feed()
             self._body_complete()

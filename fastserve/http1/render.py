@@ -7,9 +7,10 @@ plain head is rendered once per (status, content type, length) and second.
 from __future__ import annotations
 
 import enum
-from email.utils import formatdate
+import time
 
 from fastserve.errors import ResponseError
+from fastserve.http1.date import imf_fixdate
 from fastserve.http1.response import Response
 from fastserve.http1.status import has_no_body, reason_phrase
 
@@ -69,7 +70,9 @@ class ResponseRenderer:
         if second != self._second:
             self._second = second
             if self._send_date:
-                self._date = b"Date: %b\r\n" % formatdate(second, usegmt=True).encode("ascii")
+                # Not by way of datetime: it looks `dst` up by a new name each time, and the interpreter's method cache
+                # keeps up to 4096 of them, which hold on to the memory of a surge.
+                self._date = b"Date: %b\r\n" % imf_fixdate(time.gmtime(second)).encode("ascii")
             self.plain_heads.clear()
 
     def plain_head(self, response: Response) -> bytes:

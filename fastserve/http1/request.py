@@ -43,9 +43,9 @@ class Request:
         self.body = b""
         self.surface = None
 
-    def add_trailers(self, fields: dict[bytes, bytes]) -> None:
+    def add_trailers(self, fields: list[tuple[bytes, bytes]]) -> None:
         """Fields behind a chunked body, which has come to its end."""
-        self._decoded("trailers", lambda: Headers(fields.items()))
+        self._decoded("trailers", lambda: Headers(fields))
 
     @property
     def minor(self) -> int:
@@ -83,7 +83,7 @@ class Request:
 
     @property
     def trailers(self) -> Headers:
-        """Fields sent behind a chunked body; of a repeated name the first. There when the body has been read."""
+        """Fields sent behind a chunked body; repeated names included. There when the body has been read."""
         surface = self.surface
         trailers: Headers | None = None if surface is None else surface.get("trailers")
         return Headers() if trailers is None else trailers

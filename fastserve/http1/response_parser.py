@@ -25,7 +25,7 @@ from types import SimpleNamespace
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from fastserve.errors import ClosedBeforeResponse, ClosedInResponse, MalformedResponse, ResponseTooLarge
-from fastserve.http1.chunked import ChunkedBounds
+from fastserve.http1.chunked import ChunkScanner
 from fastserve.http1.parser import END_OF_HEAD, MAX_SMALL_PARTS
 from fastserve.http1.response_head import CHUNKED_BODY, UNTIL_CLOSE, ResponseHead, read_response_head
 
@@ -97,7 +97,6 @@ class ResponseParser:
 
     __slots__ = (
         "_bodiless",
-        "_bounds",
         "_chunks",
         "_dirty",
         "_heads",
@@ -111,6 +110,7 @@ class ResponseParser:
         "_partial",
         "_received",
         "_remaining",
+        "_unchunk",
         "_untouched",
         "head",
         "informational_count",
@@ -132,11 +132,11 @@ class ResponseParser:
         self.trailer_fields: list[tuple[bytes, bytes]] = []
         """Fields behind a chunked body, in order; never merged into the head's (RFC 9110 6.5)."""
         self._open: list[None] = []  # emptied by llhttp when a chunked body is complete
-        self._bounds = ChunkedBounds()
+        self._chunks = ChunkScanner()
         self._last_bytes = b" "  # the last remembered head of this connection; at first what none begins with
         self._last_head: ResponseHead | None = None
         self._partial = bytearray()  # the part of a head that came in earlier segments
-        self._chunks: HttpResponseParser | None = None
+        self._unchunk: HttpResponseParser | None = None
         self._judge: HttpResponseParser | None = None
         self._reset()
         self.begin("GET")
@@ -145,7 +145,7 @@ class ResponseParser:
         self._partial.clear()
         self.trailer_fields = []
         self.informational_count = 0
-        self._judge = self._chunks = None
+        self._judge = self._unchunk = None
         self._remaining = 0  # bytes of a body with Content-Length still to come
         self._received = 0  # bytes of a body that ends with the connection
         self._packed = 0  # how many of `parts` are made of many
@@ -330,16 +330,16 @@ class ResponseParser:
             self._complete()
         elif length == CHUNKED_BODY:
             self.trailer_fields = trailers = []
-            self._bounds.reset()
+            self._chunks = ChunkScanner()
             self._open = [None]
-            self._chunks = HttpResponseParser(
+            self._unchunk = HttpResponseParser(
                 SimpleNamespace(
                     on_body=self.parts.append,
                     on_header=lambda name, value: trailers.append((name, value.rstrip(b" \t"))),
                     on_message_complete=self._open.pop,
                 )
             )
-            self._chunks.feed_data(CHUNKED_HEAD)
+            self._unchunk.feed_data(CHUNKED_HEAD)
             trailers.clear()
             self.state = CHUNKED
         else:
@@ -357,9 +357,7 @@ class ResponseParser:
         """More of the body; return the end of the response or of `data`."""
         state = self.state
         if state is CHUNKED:
-            while start < len(data) and self.state is CHUNKED:
-                start = self._feed_chunks(data, start)
-            return start
+            return self._feed_chunks(data, start) if start < len(data) else start
         if state is LENGTH:
             end = min(len(data), start + self._remaining)
             if end > start:
@@ -380,23 +378,26 @@ class ResponseParser:
         return end
 
     def _feed_chunks(self, data: bytes, start: int) -> int:
-        bounds = self._bounds
+        chunks = self._chunks
+        llhttp = self._unchunk
+        assert llhttp is not None
         parts = self.parts
         known = len(parts)
-        end = bounds.next_stop(data, start)
-        assert self._chunks is not None
         try:
-            self._chunks.feed_data(data if end - start == len(data) else memoryview(data)[start:end])
-        except HttpParserError as error:
+            end = chunks.find_end(data, start)
+            llhttp.feed_data(data if end - start == len(data) else memoryview(data)[start:end])
+        except (ValueError, HttpParserError) as error:
             raise MalformedResponse(f"malformed chunked body: {error}", phase="body") from None
-        bounds.count(data, start, end, sum(map(len, parts[known:])))
-        if bounds.received > self._max_body_size:
+        chunks.count(end - start, sum(map(len, parts[known:])))
+        if chunks.received > self._max_body_size:
             raise self._body_too_large()
-        if bounds.excess > self._memory.max_header_size:
+        if chunks.excess > self._memory.max_header_size:
             raise ResponseTooLarge("chunk extensions and trailers are larger than a head may be")
         if len(self.trailer_fields) > self._memory.max_header_count:
             raise ResponseTooLarge(f"the response has more than {self._memory.max_header_count} trailers")
-        if not self._open:
+        if chunks.ended == bool(self._open):
+            raise MalformedResponse("the body does not end where its chunks say", phase="body")
+        if chunks.ended:
             self._complete()
         self._pack()
         return end

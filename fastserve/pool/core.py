@@ -138,11 +138,28 @@ class PoolCore(WaitBooks[C]):
         if self._closed:
             self._fail(want, PoolClosed("the pool is closed: make a new one"))
             return NOTHING
+        want.since = now
+        wait = self.options.max_conn_wait_timeout
+        waiters = self._waiters
+        if (
+            len(self._conns) >= self._max_conns
+            and not self._idle
+            and not self._careful
+            and len(waiters) < self.options.max_waiters
+            and wait > 0
+            and (timeout is None or timeout > 0)
+        ):
+            # The short cut of a wait: every slot is a connection that somebody holds, so there is nothing but to queue.
+            self.misses += 1
+            self.waits += 1
+            want.queued = True
+            waiters.append(want)
+            self._limit(want, now, wait, timeout)
+            return NOTHING
         actions: list[Action] = []
         self._close_stale(now, actions)
         if actions:
             self._pump(now, actions)  # for min_idle_conns
-        want.since = now
         ready = bool(self._shared or self._idle) and not self._waiters
         if ready:
             self.hits += 1
@@ -153,7 +170,6 @@ class PoolCore(WaitBooks[C]):
                 self.timeouts += 1
                 self._fail(want, RequestTimeout("no connection was ready, and the request's time is up"))
                 return actions or NOTHING
-            wait = self.options.max_conn_wait_timeout
             if self._comes_without_a_release():
                 limit = wait + self._patience
             elif wait <= 0:
@@ -170,9 +186,7 @@ class PoolCore(WaitBooks[C]):
         self._waiters.append(want)
         self._pump(now, actions)
         if want.state is WantState.WAITING:
-            want.own_time = timeout is not None and timeout < limit
-            want.deadline = now + (timeout if want.own_time and timeout is not None else limit)
-            self._deadlines.add(want.deadline, want)
+            self._limit(want, now, limit, timeout)
         return actions or NOTHING
 
     def cancel(self, want: WantConn[C], now: float) -> Actions:

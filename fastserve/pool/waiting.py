@@ -143,6 +143,14 @@ class WaitBooks(ConnBooks[C]):
         if self._total is not None and not self._waiters:
             self._total.hungry.pop(self, None)
 
+    def _limit(self, want: WantConn[C], now: float, limit: float, timeout: float | None) -> None:
+        """`want` waits for `limit` seconds, or for its own `timeout` if that is shorter."""
+        if timeout is not None and timeout < limit:
+            want.own_time = True
+            limit = timeout
+        want.deadline = now + limit
+        self._deadlines.add(want.deadline, want)
+
     def _timed_out(self, want: WantConn[C], now: float) -> PoolError:
         waited = f"waited {now - want.since:.3f} s for a connection"
         if want.own_time:

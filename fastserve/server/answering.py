@@ -88,7 +88,7 @@ class Answering(Wire):
         response.plain_type = None
         response.plain_body = request.body = b""
         ctx.touched = False
-        ctx._arrived = ctx._user_values = None
+        ctx._arrived = ctx._user_values = request.surface = None
         self._return_ctx(ctx)
 
     def refused(self, ctx: RequestCtx) -> None:
@@ -156,6 +156,8 @@ class Answering(Wire):
             ctx._stream_head = head
             ctx.unusual = True
             ctx.run = send_stream
+            if self._eof:
+                self.deadline = self._stream_deadline()
             return True
         self._transport.write(head if how is Delimiter.NONE else head + response.body)
         if ctx._hijack_handler is not None:
@@ -287,7 +289,7 @@ class Answering(Wire):
         """Answer `ctx` now; its handler goes on for nobody. See `RequestCtx.timeout_error`."""
         service = self.service
         if threading.get_ident() != service.thread_id:
-            service.loop.call_soon_threadsafe(self.answer_early, ctx, message, status)
+            service.loop.call_soon_threadsafe(self._answer_early_for_thread, ctx, message, status)
             return
         if self._ctx is not ctx or self._lost:
             return  # it is answered, or nobody is there to read it
@@ -307,6 +309,13 @@ class Answering(Wire):
         self._ctx = early
         ctx._connection = None
         self._answer(early)
+
+    def _answer_early_for_thread(self, ctx: RequestCtx, message: str, status: int) -> None:
+        """`answer_early` that another thread asked for, which has gone on: nobody is there to catch an error."""
+        try:
+            self.answer_early(ctx, message, status)
+        except ResponseError as error:
+            logger.warning("connection %d, request %d: %s", self.number, self.requests, error)
 
     def _hijack(self, ctx: RequestCtx, handler: HijackHandler) -> None:
         service = self.service

@@ -160,8 +160,11 @@ class Connection(Answering):
         if ctx is not None:
             if ctx._body_stream is not None:
                 ctx._body_stream.fail(ClientDisconnected(GONE_IN_BODY))
-            self._client_gone(ctx)
-        return True
+            if self.service.config.cancel_on_disconnect:
+                self._cancel(ctx)
+            elif ctx.run is send_stream and not self._write_paused:
+                self.deadline = self._stream_deadline()
+        return True  # it may well read on (RFC 9293 3.6): a response under way goes to its end
 
     def connection_lost(self, error: Exception | None) -> None:
         ctx = self._ctx
@@ -180,7 +183,7 @@ class Connection(Answering):
         super().connection_lost(error)
 
     def _client_gone(self, ctx: RequestCtx) -> None:
-        """Nobody reads a stream any more; whether a handler goes on is the user's choice."""
+        """Nobody reads a stream; whether a handler goes on is the user's choice."""
         if ctx.run is send_stream or self.service.config.cancel_on_disconnect:
             self._cancel(ctx)
 
@@ -194,7 +197,7 @@ class Connection(Answering):
     def resume_writing(self) -> None:
         self._write_paused = False
         if self._phase is SERVING:
-            self.deadline = math.inf
+            self.deadline = self._stream_deadline()
         elif self._phase is IDLE:
             self.deadline = self.service.idle_deadline
             self._resume_reading()
@@ -254,6 +257,7 @@ class Connection(Answering):
         else:
             ctx.touched = False
             ctx._user_values = None
+            ctx._request.surface = None
         return ctx
 
     def check_head(self, ctx: RequestCtx) -> None:
@@ -438,6 +442,9 @@ class Connection(Answering):
         elif self._ctx is not None and self._ctx._body_stream is not None and self._ctx._body_stream.waiting:
             self.deadline = math.inf
             self._ctx._body_stream.fail(RequestError(408, "the request's body did not come in time"))
+        elif self._eof and self._ctx is not None and self._ctx.run is send_stream:
+            self.deadline = math.inf
+            self._cancel(self._ctx)
         else:
             self.deadline = math.inf  # the handler does not wait for the client: take your time
 

@@ -90,6 +90,7 @@ class RequestCtx:
     def reset(self, run: Callable[[RequestCtx], Awaitable[Any]]) -> None:
         """Forget request and response, and what was set beside them."""
         self._request.body = b""
+        self._request.surface = None
         self._response.reset()
         self.run = run
         self.context = None
@@ -155,11 +156,12 @@ class RequestCtx:
     @property
     def post_args(self) -> Args:
         """Text arguments of a form body. Raises `FormError` when it is malformed."""
-        return self._request.form.args
+        return self.form.args
 
     @property
     def form(self) -> Form:
         """Arguments and files of a form body. Raises `FormError` when it is malformed."""
+        self.touched = True  # it may be large: not to be held until the next request
         return self._request.form
 
     def form_value(self, name: str, default: str | None = None) -> str | None:
@@ -263,7 +265,11 @@ class RequestCtx:
 
     @property
     def disconnected(self) -> bool:
-        """True when the client has gone, or has closed its sending side, which looks the same from here."""
+        """True when the client has gone, or has closed its sending side, which looks the same until something is written.
+
+        Not every client of which this is true has gone: some close their sending side and read on (``nc -N``). The server
+        still sends them the whole response; a handler that gives up here chooses not to, as with `cancel_on_disconnect`.
+        """
         return self._connection is None or self._connection.gone
 
     @property
@@ -339,6 +345,8 @@ class RequestCtx:
 
         Without a size it is chunked for HTTP/1.1, and ends with the connection for HTTP/1.0. At most 64 KiB are held for
         a client that reads slowly. A stream that raises, or gives another size than announced, aborts the connection.
+        It is cancelled when its client has gone, which a write finds out; and when the client has closed its sending side
+        and no piece has come for `idle_timeout`, since such a client can't be told from one that has gone.
         """
         self._response.set_stream(stream, size)
 
@@ -362,10 +370,11 @@ class RequestCtx:
         self.error("Not Found\n", 404)
 
     def timeout_error(self, message: str = "the request took too long\n", status: int = 408) -> None:
-        """Answer now, while the handler goes on: what it still sets is for nobody. To be called on the loop's thread.
+        """Answer now, while the handler goes on: what it still sets is for nobody.
 
         As fasthttp's TimeoutError. The connection serves its next request; the handler's worker stays busy until it returns.
-        Raises `ResponseError` for a status or body that can't be sent.
+        Raises `ResponseError` for a status or body that can't be sent, and when a stream has begun to be sent; called on
+        another thread than the loop's it acts a moment later, and then logs that it came too late.
         """
         probe = Response()  # refuse here what can't be sent: nobody would answer when it fails later
         probe.set_status_code(status)

@@ -144,7 +144,7 @@ class Service:
         self._callback_refs = 0
         """References that an argument of a callback has, on this loop, when it is nobody else's."""
         loop.call_soon(self._count_refs, object())
-        self.now = self.idle_deadline = 0.0
+        self.now = self.idle_deadline = self.retire_at = 0.0
         self.set_time()
 
     # Handlers that are not coroutine functions
@@ -236,7 +236,9 @@ class Service:
         """Read the clocks. Everything that needs the time to a tick takes it from here."""
         self.now = self.clock()
         self._last_idle_deadline = self.idle_deadline
+        # One float for all connections of a tick, not one for each.
         self.idle_deadline = self.deadline(self.config.idle_timeout)
+        self.retire_at = self.now + self.config.max_keepalive_duration
         self.renderer.set_time(time.time())
 
     def deadline(self, timeout: float) -> float:
@@ -253,6 +255,7 @@ class Service:
         del self.contexts[MAX_SPARE_CONTEXTS:]
         if self._surge.tick(len(self.connections)):
             self.connections = set(self.connections)  # a set keeps the table of its largest size
+            self.contexts.clear()  # made in it, for the most part: they would keep its memory in use
             self._surge.release()
         self.pool.tick(now)
         self.threads.tick(now)

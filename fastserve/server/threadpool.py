@@ -266,7 +266,7 @@ class ThreadWorkerPool:
         self.now = now
         with self._lock:
             expired = 0
-            while expired < len(self._ready) and now - self._ready[expired].idle_since >= self._max_idle:
+            while expired < len(self._ready) and self._ready[expired].idle_since + self._max_idle <= now:
                 expired += 1
             for thread in self._ready[:expired]:
                 thread.retired = True
@@ -294,6 +294,12 @@ class ThreadWorkerPool:
         finally:
             self.withdraw(call)
             del call  # an exception refers to this frame, and `call` to the exception
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        """As `run`, but begun at once, and done also when nobody waits for it any more."""
+        call = _Call(self, function, args)
+        self.start(call)
+        return call.result
 
     async def close(self, timeout: float) -> int:
         """Refuse what waits, end idle threads, wait `timeout` seconds for busy ones; return how many are left in a call."""

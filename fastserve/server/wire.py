@@ -99,7 +99,7 @@ class Wire(asyncio.Protocol):
         service.numbered += 1
         self.number = service.numbered
         self.opened_at = service.now
-        self.retire_at = service.now + service.config.max_keepalive_duration
+        self.retire_at = service.retire_at
         self.deadline = service.deadline(min(service.config.idle_timeout, service.config.read_timeout))
         service.connections.add(self)
         self._tell(ConnState.NEW)
@@ -142,7 +142,7 @@ class Wire(asyncio.Protocol):
 
     @property
     def gone(self) -> bool:
-        """True when the client has closed the connection, or its sending side."""
+        """True when the client has closed the connection, or its sending side: see `RequestCtx.disconnected`."""
         return self._eof or self._lost
 
     @property
@@ -221,6 +221,15 @@ class Wire(asyncio.Protocol):
         if self._lost or self._transport.is_closing():
             raise ClientDisconnected("the client closed the connection")
         self._transport.write(data)
+        if self._eof and not self._write_paused:
+            self.deadline = self._stream_deadline()
+
+    def _stream_deadline(self) -> float:
+        """Until when the next piece of a stream must come: no limit, but for a client that has closed its sending side.
+
+        Only a write tells whether it still reads: a stream that never writes would be held for a client long gone.
+        """
+        return self.service.deadline(self.service.config.idle_timeout) if self._eof else math.inf
 
     async def drained(self) -> None:
         """Wait until the client has read enough that more may be written. Raises `ClientDisconnected`."""

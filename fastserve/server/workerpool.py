@@ -339,7 +339,7 @@ class WorkerPool:
         ready = self._ready
         # The list is ordered by the time of the last use: the oldest stand at the front.
         expired = 0
-        while expired < len(ready) and now - ready[expired].idle_since >= self._max_idle:
+        while expired < len(ready) and ready[expired].idle_since + self._max_idle <= now:
             expired += 1
         for worker in ready[:expired]:
             if not worker.parked.done():

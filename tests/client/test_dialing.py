@@ -34,10 +34,13 @@ from fastserve.errors import (
     TLSTimeout,
 )
 from tests.client.certificates import client_context, server_context
+from tests.client.counting import sockets
+from tests.client.scripts import (
+    SAYS_NOTHING,
+)
 from tests.client.upstream import (
     OK,
     PATIENCE,
-    SAYS_NOTHING,
     SERVES,
     Upstream,
     reset,
@@ -111,17 +114,6 @@ Ask = Callable[..., Coroutine[Any, Any, bytes]]
 @pytest.fixture(params=["loop", "thread"])
 def asking(request: pytest.FixtureRequest) -> Ask:
     return ask if request.param == "loop" else ask_blocking
-
-
-def sockets() -> int:
-    """Sockets that this process has open."""
-    count = 0
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            count += os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
-        except OSError:
-            pass  # that of the listing itself
-    return count
 
 
 async def back_to(count: int) -> None:

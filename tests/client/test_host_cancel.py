@@ -10,9 +10,11 @@ import pytest
 
 from fastserve import HostClient
 from tests.client.certificates import client_context, server_context
+from tests.client.scripts import (
+    CLOSES_AFTER_REQUEST,
+)
 from tests.client.support import Run, balanced, client_of, ticks, until
 from tests.client.upstream import (
-    CLOSES_AFTER_REQUEST,
     OK,
     SERVES,
     Gate,
@@ -121,6 +123,7 @@ def test_cancelled_in_tls_dial(run: Run) -> None:
                     await asyncio.wait([task])
                     stats = client.stats()
                     assert (stats.streams, stats.waiting) == (0, 0)
+                    await until(lambda client=client: client.stats().dialing == 0, "the dial ended")  # type: ignore[misc]
 
     run(main())
 

@@ -22,8 +22,14 @@ from fastserve import (
     TLSError,
 )
 from tests.client.certificates import client_context, server_context
+from tests.client.scripts import (
+    CLOSES_AFTER_ACCEPT,
+)
 from tests.client.support import Run, balanced, client_of, until
-from tests.client.upstream import CLOSES_AFTER_ACCEPT, SERVES, Upstream
+from tests.client.upstream import (
+    SERVES,
+    Upstream,
+)
 
 
 def host(ctx: RequestCtx) -> None:

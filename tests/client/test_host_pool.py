@@ -9,8 +9,20 @@ import pytest
 
 from fastserve import ClientClosed, HostClient, NoFreeConns, PoolError, ServerThread
 from fastserve.server.ctx import RequestCtx
+from tests.client.scripts import (
+    SAYS_NOTHING,
+)
 from tests.client.support import Run, balanced, client_of, until
-from tests.client.upstream import OK, SAYS_NOTHING, SERVES, Gate, Upstream, repeat, request, send, wait_for
+from tests.client.upstream import (
+    OK,
+    SERVES,
+    Gate,
+    Upstream,
+    repeat,
+    request,
+    send,
+    wait_for,
+)
 from tests.conftest import FACTORIES
 
 
@@ -75,10 +87,10 @@ def test_waiters_share_the_waiting(run: Run) -> None:
 
 def test_no_wait_by_default(run: Run) -> None:
     async def main() -> None:
-        with Upstream(SAYS_NOTHING) as upstream:
+        with Upstream([request, *SAYS_NOTHING]) as upstream:
             async with client_of(upstream, max_conns=1) as client:
                 first = asyncio.create_task(client.get("/"))
-                await until(lambda: client.stats().streams == 1, "one under way")
+                await asyncio.to_thread(upstream.wait_requests, 1)
                 with pytest.raises(NoFreeConns, match="max_conn_wait_timeout") as caught:
                     await client.get("/")
                 assert caught.value.phase == "wait"

@@ -8,7 +8,16 @@ import pytest
 
 from fastserve import ClientRequest, RedirectError, RequestTimeout, ResponseHeadTimeout, TooManyRedirects
 from tests.client.support import Run, balanced, client_of
-from tests.client.upstream import OK, Script, Step, Upstream, repeat, request, send, until_closed
+from tests.client.upstream import (
+    OK,
+    Script,
+    Step,
+    Upstream,
+    repeat,
+    request,
+    send,
+    until_closed,
+)
 
 
 def to(location: str, status: int = 302, body: bytes = b"") -> Step:

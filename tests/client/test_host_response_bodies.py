@@ -21,15 +21,17 @@ from fastserve import (
     ResponseBodyTimeout,
     ResponseTooLarge,
 )
+from tests.client.scripts import (
+    CHUNKED_OK,
+    answers,
+)
 from tests.client.support import Run, balanced, client_of, until
 from tests.client.upstream import (
-    CHUNKED_OK,
     OK,
     SERVES,
     Gate,
     Script,
     Upstream,
-    answers,
     flood,
     repeat,
     request,

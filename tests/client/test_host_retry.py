@@ -9,8 +9,20 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from fastserve import ClientRequest, ClosedBeforeResponse, DialError, RequestTimeout, WriteError
+from tests.client.scripts import (
+    CLOSES_AFTER_REQUEST,
+)
 from tests.client.support import Run, balanced, client_of, until
-from tests.client.upstream import CLOSES_AFTER_REQUEST, OK, SERVES, Gate, Script, Upstream, request, send, wait_for
+from tests.client.upstream import (
+    OK,
+    SERVES,
+    Gate,
+    Script,
+    Upstream,
+    request,
+    send,
+    wait_for,
+)
 
 STALE: Script = [request, send(OK), request]
 """Serves one request, and closes on the second: what a connection is that went stale under way."""

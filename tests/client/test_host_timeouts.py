@@ -22,11 +22,13 @@ from fastserve import (
     WriteTimeout,
 )
 from tests.client.certificates import client_context
+from tests.client.scripts import (
+    NEVER_READS,
+    SAYS_NOTHING,
+)
 from tests.client.support import Run, balanced, client_of, until
 from tests.client.upstream import (
-    NEVER_READS,
     OK,
-    SAYS_NOTHING,
     SERVES,
     Gate,
     Upstream,
@@ -56,10 +58,10 @@ async def times_out(client: HostClient, kind: type[ClientError], phase: str, **p
 
 def test_wait_for_a_connection(run: Run) -> None:
     async def main() -> None:
-        with Upstream(SAYS_NOTHING) as upstream:
+        with Upstream([request, *SAYS_NOTHING]) as upstream:
             async with client_of(upstream, max_conns=1, max_conn_wait_timeout=SHORT) as client:
                 first = asyncio.create_task(client.get("/"))
-                await until(lambda: client.stats().streams == 1, "one under way")
+                await asyncio.to_thread(upstream.wait_requests, 1)
                 with pytest.raises(NoFreeConns) as caught:
                     await client.get("/")
                 assert caught.value.phase == "wait"

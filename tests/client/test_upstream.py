@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import ssl
 import threading
 from collections.abc import Callable
 
 import pytest
-import trustme
 
 from tests.client import upstream as steps
-from tests.client.upstream import (
+from tests.client.certificates import client_context, server_context
+from tests.client.counting import sockets
+from tests.client.scripts import (
     ANSWERS_BEFORE_BODY,
     ANSWERS_BEFORE_BODY_AND_RESETS,
     ANSWERS_BEFORE_REQUEST,
@@ -26,17 +25,19 @@ from tests.client.upstream import (
     HUNDRED_TIMES_1XX,
     MALFORMED,
     NEVER_READS,
-    OK,
     RESETS,
     SAYS_NOTHING,
+    answers,
+    answers_twice,
+    drips,
+)
+from tests.client.upstream import (
+    OK,
     SERVES,
     Gate,
     Peer,
     Script,
     Upstream,
-    answers,
-    answers_twice,
-    drips,
     flood,
     request,
     send,
@@ -75,10 +76,6 @@ def get(upstream: Upstream, script_sends: int) -> bytes:
     with connect(upstream) as sock:
         sock.sendall(GET)
         return read(sock, script_sends)
-
-
-def fds() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 def test_it_serves_and_counts() -> None:
@@ -329,12 +326,8 @@ def test_ipv6() -> None:
 
 
 def test_tls() -> None:
-    authority = trustme.CA()
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(server)
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    with Upstream(SERVES, CLOSES_IDLE, SAYS_NOTHING, tls=server) as upstream:
+    context = client_context()
+    with Upstream(SERVES, CLOSES_IDLE, SAYS_NOTHING, tls=server_context()) as upstream:
         assert upstream.url.startswith("https://")
         with context.wrap_socket(connect(upstream), server_hostname="127.0.0.1") as sock:
             sock.sendall(GET)
@@ -367,7 +360,7 @@ ENDLESS: dict[str, Callable[[Gate], Script]] = {
 
 @pytest.mark.parametrize("name", ENDLESS)
 def test_nothing_is_left(name: str) -> None:
-    threads, before = threading.active_count(), fds()
+    threads, before = threading.active_count(), sockets()
     sock = None
     with Upstream(ENDLESS[name](Gate())) as upstream:
         sock = connect(upstream)
@@ -375,7 +368,7 @@ def test_nothing_is_left(name: str) -> None:
         upstream.wait_accepted(1)
     sock.close()
     assert threading.active_count() == threads
-    assert fds() == before
+    assert sockets() == before
 
 
 def test_what_a_script_raises_fails_the_test() -> None:

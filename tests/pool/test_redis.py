@@ -1,12 +1,11 @@
 """Real Redis connections in both pools, with the manners of redigo and go-redis: examples that are tests.
 
-Needs redis-server (Debian: ``apt-get install redis-server``) and the redis package; fails without them, never skips.
+Needs redis-server (Debian: ``apt-get install redis-server``) and the redis package.
 """
 
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Coroutine, Iterator
@@ -18,6 +17,7 @@ import pytest
 from fastserve.pool.aio import ConnPool
 from fastserve.pool.options import PoolOptions
 from fastserve.pool.threads import SyncConnPool
+from tests.conftest import program
 from tests.pool.world import Clock, until, wait_until
 
 try:
@@ -51,9 +51,7 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of a redis-server of our own, which ends with the tests."""
-    binary = shutil.which("redis-server")
-    if binary is None:
-        pytest.fail("redis-server is missing: apt-get install -y redis-server (Debian), or see redis.io")
+    binary = program("redis-server", "redis-server")
     directory: Path = tmp_path_factory.mktemp("redis")
     port = free_port()
     command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", ""]

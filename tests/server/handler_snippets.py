@@ -38,6 +38,16 @@ def never() -> asyncio.Future[Any]:
     return asyncio.get_running_loop().create_future()
 
 
+async def forever() -> None:
+    """`never`, for what makes a task of it."""
+    await never()
+
+
+async def timer() -> None:
+    """A wait that a timer of the loop ends, in a later turn."""
+    await asyncio.sleep(0.001)
+
+
 @snippet
 async def returns_at_once() -> Any:
     return 1
@@ -52,7 +62,7 @@ async def bare_sleeps() -> Any:
 
 @snippet
 async def real_sleep() -> Any:
-    await asyncio.sleep(0.001)
+    await timer()
     return 1
 
 
@@ -61,7 +71,7 @@ async def same_task_in_every_step() -> Any:
     tasks = [me()]
     await asyncio.sleep(0)
     tasks.append(me())
-    await asyncio.sleep(0.001)
+    await timer()
     tasks.append(me())
     try:
         async with asyncio.timeout(0):
@@ -184,7 +194,7 @@ async def timeout_zero_around_bare_sleep() -> Any:
 async def timeout_negative() -> Any:
     try:
         async with asyncio.timeout(-1):
-            await asyncio.sleep(0.001)
+            await timer()
     except TimeoutError:
         return me().cancelling()
 
@@ -193,7 +203,7 @@ async def timeout_negative() -> Any:
 async def timeout_in_nested_await() -> Any:
     async def inner() -> None:
         try:
-            await asyncio.sleep(30)
+            await never()
         finally:
             await asyncio.sleep(0)
 
@@ -330,7 +340,7 @@ async def task_group_whose_body_fails() -> Any:
 async def task_group_in_a_timeout() -> Any:
     try:
         async with asyncio.timeout(0), asyncio.TaskGroup() as group:
-            group.create_task(asyncio.sleep(30))
+            group.create_task(forever())
     except TimeoutError:
         return me().cancelling()
 
@@ -346,7 +356,7 @@ async def gather_with_a_failure() -> Any:
 @snippet
 async def gather_cancelled_at_the_first_suspension() -> Any:
     soon(me().cancel)
-    await asyncio.gather(asyncio.sleep(30), asyncio.sleep(30))
+    await asyncio.gather(forever(), forever())
 
 
 @snippet
@@ -457,7 +467,7 @@ async def cancelled_in_the_tick_of_the_first_suspension() -> Any:
 @snippet
 async def cancelled_in_that_tick_and_raised() -> Any:
     soon(me().cancel)
-    await asyncio.sleep(30)
+    await never()
 
 
 @snippet
@@ -526,7 +536,7 @@ async def cancelled_twice_by_others() -> Any:
     soon(me().cancel)
     for _ in range(4):
         try:
-            await asyncio.sleep(0.001)
+            await timer()
         except asyncio.CancelledError:
             count += 1
     return count, me().cancelling()
@@ -558,12 +568,12 @@ async def awaits_in_cleanup() -> Any:
     try:
         await never()
     finally:
-        await asyncio.sleep(0.001)
+        await timer()
 
 
 @snippet
 async def cancelled_child_task() -> Any:
-    child = asyncio.create_task(asyncio.sleep(30))
+    child = asyncio.create_task(forever())
     soon(child.cancel)
     try:
         await child
@@ -573,7 +583,7 @@ async def cancelled_child_task() -> Any:
 
 @snippet
 async def cancel_passes_on_to_the_child() -> Any:
-    child = asyncio.create_task(asyncio.sleep(30))
+    child = asyncio.create_task(forever())
     soon(me().cancel)
     try:
         await child
@@ -593,7 +603,7 @@ async def lock_event_queue() -> Any:
 
 @snippet
 async def wait_first_completed() -> Any:
-    slow, fast = asyncio.create_task(asyncio.sleep(30)), asyncio.create_task(asyncio.sleep(0))
+    slow, fast = asyncio.create_task(forever()), asyncio.create_task(asyncio.sleep(0))
     done, pending = await asyncio.wait((slow, fast), return_when=asyncio.FIRST_COMPLETED)
     slow.cancel()
     return fast in done, slow in pending

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +17,7 @@ import pytest
 
 from fastserve import RequestCtx
 from fastserve.testing import MemoryClient, MemoryServer
-
-Run = Callable[[Coroutine[Any, Any, None]], None]
+from tests.server.clients import Run, turns
 
 GOOD = b"GET /good HTTP/1.1\r\nHost: a\r\n\r\n"
 BEHIND = b"GET /behind HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -762,7 +761,7 @@ def test_4_a_connection_without_a_first_byte_closes(run: Run) -> None:
         async with MemoryServer(Recorder(), read_timeout=5.0, idle_timeout=20.0) as server:
             client = server.connect()
             server.advance(4.9)
-            await settled()
+            await turns()
             assert not client.transport.closed
             server.advance(2)
             assert await client.read_to_end() == b""
@@ -778,7 +777,7 @@ def test_4_an_idle_connection_closes(run: Run) -> None:
             client.feed(GOOD)
             await client.read_response()
             server.advance(19.9)
-            await settled()
+            await turns()
             assert not client.transport.closed
             server.advance(2)
             assert await client.read_to_end() == b""
@@ -807,11 +806,11 @@ def test_4_a_request_that_stalls_is_told_408(run: Run, begin: bytes) -> None:
         async with MemoryServer(handler, read_timeout=5.0, idle_timeout=20.0) as server:
             client = server.connect()
             client.feed(begin)
-            await settled()
+            await turns()
             if begin.startswith(GOOD):
                 await client.read_response()
             server.advance(4.9)
-            await settled()
+            await turns()
             assert client.transport.received == b""
             server.advance(2)
             response = await client.read_response()
@@ -828,9 +827,9 @@ def test_4_a_dripped_head_has_one_deadline(run: Run) -> None:
             client = server.connect()
             for byte in b"GET /a":
                 client.feed(bytes([byte]))
-                await settled()
+                await turns()
                 server.advance(1)
-                await settled()
+                await turns()
             server.advance(1)
             assert (await client.read_response()).status == 408
 
@@ -843,10 +842,10 @@ def test_4_a_body_may_take_long_but_not_pause(run: Run) -> None:
             client = server.connect()
             client.feed(P + b"Content-Length: 10\r\n\r\n")
             for _ in range(9):
-                await settled()
+                await turns()
                 server.advance(4)
                 client.feed(b"x")
-            await settled()
+            await turns()
             assert client.transport.received == b""
             client.feed(b"x")
             assert (await client.read_response()).status == 200
@@ -881,7 +880,7 @@ def test_4_a_blank_line_behind_a_request_is_no_new_request(run: Run, end: bytes)
             client.feed(post(b"Content-Length: 5", b"hello") + end)
             assert (await client.read_response()).status == 200
             server.advance(10)
-            await settled()
+            await turns()
             assert not client.transport.is_closing()
             client.feed(GOOD)
             assert (await client.read_response()).status == 200
@@ -909,12 +908,12 @@ def test_4_a_client_that_does_not_read_gets_no_more_to_read(run: Run, shift: int
             client.feed(GOOD[:shift])
             for _ in range(100):
                 client.feed(GOOD[shift:] + GOOD[:shift])
-                await settled()
+                await turns()
             assert len(client.transport.buffered) < 100_000
             client.transport.take(None)
             for _ in range(100):
                 assert (await client.read_response()).body == body
-            await settled()
+            await turns()
             assert client.transport.reading
 
     run(main())
@@ -929,15 +928,15 @@ def test_4_a_client_that_does_not_read_is_cut(run: Run) -> None:
             client = server.connect()
             client.transport.take(0)
             client.feed(GOOD)
-            await settled()
+            await turns()
             server.advance(4.9)
-            await settled()
+            await turns()
             client.transport.take(1)  # it takes a byte: another 5 s
             server.advance(4.9)
-            await settled()
+            await turns()
             assert not client.transport.closed
             server.advance(4.9)
-            await settled()
+            await turns()
             server.advance(4.9)
             await client.closed()
             assert len(client.transport.received) == 1
@@ -979,7 +978,7 @@ def test_13_reading_is_paused_while_pipelined_requests_wait(run: Run) -> None:
         async with MemoryServer(handler) as server:
             client = server.connect()
             client.feed(GOOD * 3)
-            await settled()
+            await turns()
             assert not client.transport.reading
             client.feed(GOOD)
             release.set()
@@ -1162,7 +1161,7 @@ def test_17_no_100_to_a_client_that_did_not_wait_nor_to_http_1_0(run: Run) -> No
             client.feed(b"lo\r\n0\r\n\r\n")
             assert (await client.read_response()).status == 200
             client.feed(b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
-            await settled()
+            await turns()
             assert client.transport.received == b""
             client.feed(b"hello")
             assert (await client.read_response()).status == 200
@@ -1301,7 +1300,7 @@ def test_also_parsers_go_from_one_connection_to_another_unharmed(run: Run, waits
                 client.feed(GOOD)
                 await client.read_response()
                 client.feed(case.data)
-                await settled()
+                await turns()
                 other = server.connect()
                 other.feed(GOOD)
                 assert (await other.read_response()).body == b"/good", case.name
@@ -1407,9 +1406,3 @@ def test_also_nothing_revives_a_refused_connection(run: Run) -> None:
             assert handler.seen == []
 
     run(main())
-
-
-async def settled() -> None:
-    """Until everything that was fed has been handled: a few turns of the loop."""
-    for _ in range(8):
-        await asyncio.sleep(0)

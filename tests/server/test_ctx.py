@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
@@ -17,11 +17,9 @@ from fastserve.errors import BodyStreamError, FormError, HijackError, ResponseEr
 from fastserve.http1.cookie import Cookie
 from fastserve.server.ctx import RequestCtx
 from fastserve.testing import MemoryResponse, MemoryServer
+from tests.server.clients import GET, Run
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Handler = Callable[[RequestCtx], Any]
-
-GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 def get(target: str, *headers: str) -> bytes:

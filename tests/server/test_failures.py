@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -17,29 +17,11 @@ from fastserve.server.ctx import RequestCtx
 from fastserve.server.server import Server
 from fastserve.server.wire import ConnState
 from fastserve.testing import MemoryServer
+from tests.server.clients import GET, PATIENCE, Run, fine, settled, turns
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Logs = pytest.LogCaptureFixture
 
-GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
-PATIENCE = 10.0
-
-
-async def settled(check: Callable[[], bool]) -> None:
-    """Turns of the loop until `check` is true: for what happens in a few turns and has no event of its own."""
-    while not check():  # noqa: ASYNC110
-        await asyncio.sleep(0)
-
-
-async def turns(count: int = 20) -> None:
-    """So many turns of the loop: after them, what did not happen does not happen by itself."""
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-async def fine(ctx: RequestCtx) -> None:
-    ctx.set_body("fine")
 
 
 async def broken(ctx: RequestCtx) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,24 +16,21 @@ from fastserve.server.hijack import HijackedConnection
 from fastserve.server.server import Server, ShutdownReport
 from fastserve.server.wire import ConnState
 from fastserve.testing import MemoryServer
+from tests.server.clients import GET, PATIENCE, Run, settled, turns
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
-GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 UPGRADE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
-PATIENCE = 10.0
 
 
-async def settled(check: Callable[[], bool]) -> None:
-    """Turns of the loop until `check` is true: for what happens in a few turns and has no event of its own."""
-    while not check():  # noqa: ASYNC110
-        await asyncio.sleep(0)
+class Floods:
+    """A handler of a hijacked connection that writes 200 kB, and says how many pieces of 10 kB it has come to."""
 
+    def __init__(self) -> None:
+        self.written = 0
 
-async def turns(count: int = 20) -> None:
-    """So many turns of the loop: after them, what did not happen does not happen by itself."""
-    for _ in range(count):
-        await asyncio.sleep(0)
+    async def __call__(self, connection: HijackedConnection) -> None:
+        for _ in range(20):
+            await connection.write(b"x" * 10_000)
+            self.written += 1
 
 
 async def echo(connection: HijackedConnection) -> None:
@@ -183,22 +180,16 @@ def test_reading_is_bounded(run: Run) -> None:
 
 
 def test_writing_waits_for_the_peer(run: Run) -> None:
-    written = 0
-
-    async def floods(connection: HijackedConnection) -> None:
-        nonlocal written
-        for _ in range(20):
-            await connection.write(b"x" * 10_000)
-            written += 1
+    floods = Floods()
 
     async def main() -> None:
         async with MemoryServer(hijacking(floods)) as server:
             client = server.connect()
             client.transport.take(0)
             client.feed(GET)
-            await settled(lambda: written >= 5)
+            await settled(lambda: floods.written >= 5)
             await turns()
-            assert written < 8
+            assert floods.written < 8
             client.transport.take(None)
             await client.read_response()
             assert len(await client.read_to_end()) == 200_000
@@ -208,13 +199,7 @@ def test_writing_waits_for_the_peer(run: Run) -> None:
 
 def test_writing_waits_for_a_response_that_was_not_read_yet(run: Run) -> None:
     """The transport asked for a pause before the connection was handed over: it does not ask again."""
-    written = 0
-
-    async def floods(connection: HijackedConnection) -> None:
-        nonlocal written
-        for _ in range(20):
-            await connection.write(b"x" * 10_000)
-            written += 1
+    floods = Floods()
 
     async def handler(ctx: RequestCtx) -> None:
         ctx.set_body(b"y" * 100_000)
@@ -227,7 +212,7 @@ def test_writing_waits_for_a_response_that_was_not_read_yet(run: Run) -> None:
             client.feed(GET)
             await settled(lambda: len(client.transport.buffered) > 100_000)
             await turns()
-            assert written <= 1
+            assert floods.written <= 1
             client.transport.take(None)
             assert len((await client.read_response()).body) == 100_000
             assert len(await client.read_to_end()) == 200_000
@@ -588,6 +573,33 @@ def test_timeout_error_inside_a_stream_is_too_late(run: Run, caplog: pytest.LogC
 
     run(main())
     assert "the response has begun already" in caplog.text
+
+
+def test_timeout_error_from_a_thread_inside_a_stream_is_logged(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody could catch it: it used to end in the loop's exception handler, which `run` looks at."""
+
+    def handler(ctx: RequestCtx) -> None:
+        def lines() -> Any:
+            yield "a"
+            ctx.timeout_error()
+            yield "b"
+
+        if ctx.path == "/":
+            ctx.set_body_stream(lines())
+
+    async def main() -> None:
+        async with MemoryServer(handler) as server:
+            client = server.connect()
+            client.feed(GET)
+            response = await client.read_response()
+            assert (response.status, response.body, response.complete) == (200, b"ab", True)
+            client.feed(NEXT)
+            assert (await client.read_response()).status == 200
+
+    run(main())
+    assert [record.getMessage() for record in caplog.records if record.name == "fastserve"] == [
+        "connection 1, request 1: timeout_error: the response has begun already"
+    ]
 
 
 def test_timeout_error_with_a_body_that_is_still_coming(run: Run) -> None:

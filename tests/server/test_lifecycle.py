@@ -8,16 +8,13 @@ import inspect
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import fastserve
 from fastserve.errors import ConfigError, FastserveError, ListenError
 from fastserve.server.ctx import RequestCtx
 from fastserve.server.hijack import HijackedConnection
@@ -25,38 +22,9 @@ from fastserve.server.server import Server, ShutdownReport, loop_factory
 from fastserve.server.thread import ServerThread
 from fastserve.testing import MemoryServer
 from tests.conftest import FACTORIES
+from tests.server.clients import GET, LAST, PATIENCE, Run, ask, fine, get, server_process, turns
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Logs = pytest.LogCaptureFixture
-
-GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-LAST = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-ROOT = str(Path(fastserve.__file__).parent.parent)
-PATIENCE = 20.0
-
-
-async def settled(check: Callable[[], bool]) -> None:
-    """Turns of the loop until `check` is true: for what happens in a few turns and has no event of its own."""
-    while not check():  # noqa: ASYNC110
-        await asyncio.sleep(0)
-
-
-async def turns(count: int = 20) -> None:
-    """So many turns of the loop: after them, what did not happen does not happen by itself."""
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-async def fine(ctx: RequestCtx) -> None:
-    ctx.set_body("fine")
-
-
-async def ask(port: int, data: bytes = LAST) -> bytes:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(data)
-    received = await reader.read()
-    writer.close()
-    return received
 
 
 class Gate:
@@ -83,10 +51,6 @@ class Gate:
             raise
 
 
-def get(path: str) -> bytes:
-    return GET.replace(b"/", path.encode(), 1)
-
-
 # Starting
 
 
@@ -98,7 +62,7 @@ def test_start_and_shutdown(run: Run) -> None:
         assert server.addresses == []
         assert server.urls == []
         await server.start(port=0)
-        assert (await ask(server.port)).endswith(b"fine")
+        assert (await ask("127.0.0.1", server.port)).endswith(b"fine")
         assert (await server.shutdown()).clean
 
     run(main())
@@ -118,9 +82,9 @@ def test_async_with_starts_and_shuts_down(run: Run, monkeypatch: pytest.MonkeyPa
     async def main() -> None:
         async with Server(fine) as server:
             port = server.port
-            assert (await ask(port)).endswith(b"fine")
+            assert (await ask("127.0.0.1", port)).endswith(b"fine")
         with pytest.raises(OSError):
-            await ask(port)
+            await ask("127.0.0.1", port)
 
     run(main())
 
@@ -142,7 +106,7 @@ def test_a_server_serves_once(run: Run) -> None:
         await server.start(port=0)
         with pytest.raises(FastserveError, match="started already"):
             await server.start(port=0)
-        assert (await ask(server.port)).endswith(b"fine")  # and is none the worse for it
+        assert (await ask("127.0.0.1", server.port)).endswith(b"fine")  # and is none the worse for it
         await server.shutdown()
         with pytest.raises(FastserveError, match=r"started already .*stopped.*make a new one"):
             await server.start(port=0)
@@ -160,10 +124,10 @@ def test_two_servers_in_one_loop(run: Run) -> None:
         await second.start(port=0)
         async with first, second:
             for _ in range(3):
-                found = await asyncio.gather(ask(first.port), ask(second.port))
+                found = await asyncio.gather(ask("127.0.0.1", first.port), ask("127.0.0.1", second.port))
                 assert [body.rpartition(b"\n")[2] for body in found] == [b"fine", b"other"]
             await first.shutdown()
-            assert (await ask(second.port)).endswith(b"other")
+            assert (await ask("127.0.0.1", second.port)).endswith(b"other")
 
     run(main())
 
@@ -178,7 +142,7 @@ def test_many_starts_and_stops_leave_nothing(run: Run) -> None:
         for _ in range(4):
             server = Server(fine)
             await server.start(port=0)
-            await ask(server.port)
+            await ask("127.0.0.1", server.port)
             await server.shutdown()
             counts.append(await descriptors())
         assert len(set(counts[1:])) == 1
@@ -206,7 +170,7 @@ def test_it_stops_accepting_at_once(run: Run) -> None:
         await turns()
         assert not stopping.done()
         with pytest.raises(OSError):
-            await ask(port)
+            await ask("127.0.0.1", port)
         gate.go.set()
         assert b"\r\nConnection: close\r\n" in await reader.read()
         assert (await stopping).clean
@@ -460,7 +424,7 @@ def test_a_handler_may_shut_its_server_down(run: Run) -> None:
 
         server = Server(handler)
         await server.start(port=0)
-        assert (await ask(server.port, GET)).endswith(b"bye")
+        assert (await ask("127.0.0.1", server.port, data=GET)).endswith(b"bye")
         assert (await stopping[0]).clean
 
     run(main())
@@ -620,36 +584,23 @@ print(report.cut, report.threads_left, flush=True)
 @pytest.mark.parametrize("loop", list(FACTORIES))
 @pytest.mark.parametrize(("number", "signals"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
 def test_run_until_a_signal(loop: str, number: signal.Signals, signals: int) -> None:
-    environment = os.environ | {"PYTHONPATH": ROOT}
-    with subprocess.Popen(
-        [sys.executable, "-c", RUNNING, loop],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as child:
-        try:
-            assert child.stdout is not None
-            assert child.stderr is not None
-            port = int(child.stdout.readline())
-            with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
-                client.sendall(get("/" if signals == 1 else "/never"))
-                assert child.stdout.readline() == "in flight\n"
-                child.send_signal(number)
-                assert child.stdout.readline() == "draining\n"
-                if signals == 2:
-                    child.send_signal(number)  # no patience: stop at once
-                received = b""
-                try:
-                    while data := client.recv(4096):
-                        received += data
-                except ConnectionResetError:
-                    pass
-            assert child.stdout.readline() == f"{signals - 1} 0\n"
-            assert child.wait(PATIENCE) == 0
-            log = child.stderr.read()
-        finally:
-            child.kill()
+    with server_process(RUNNING, loop) as (child, port, out, err):
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+            client.sendall(get("/" if signals == 1 else "/never"))
+            assert out.readline() == "in flight\n"
+            child.send_signal(number)
+            assert out.readline() == "draining\n"
+            if signals == 2:
+                child.send_signal(number)  # no patience: stop at once
+            received = b""
+            try:
+                while data := client.recv(4096):
+                    received += data
+            except ConnectionResetError:
+                pass
+        assert out.readline() == f"{signals - 1} 0\n"
+        assert child.wait(PATIENCE) == 0
+        log = err.read()
     if signals == 1:
         assert received.endswith(b"finished")
         assert b"\r\nConnection: close\r\n" in received

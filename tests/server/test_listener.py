@@ -9,29 +9,23 @@ import os
 import signal
 import socket
 import stat
-import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import fastserve
 from fastserve.errors import FastserveError, ListenError
 from fastserve.server.config import ServerConfig
 from fastserve.server.ctx import RequestCtx
 from fastserve.server.listener import open_sockets
 from fastserve.server.server import Server
 from tests.conftest import FACTORIES
+from tests.server.clients import GET, LAST, PATIENCE, Run, ask, get, server_process, settled
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Logs = pytest.LogCaptureFixture
 
-GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-LAST = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-ROOT = str(Path(fastserve.__file__).parent.parent)
-PATIENCE = 20.0
 
 try:
     with socket.create_server(("::1", 0), family=socket.AF_INET6):
@@ -47,20 +41,8 @@ async def where(ctx: RequestCtx) -> None:
     ctx.set_json([ctx.local_addr, ctx.remote_addr, ctx.remote_ip])
 
 
-async def settled(check: Callable[[], bool]) -> None:
-    """Turns of the loop until `check` is true: for what happens in a few turns and has no event of its own."""
-    while not check():  # noqa: ASYNC110
-        await asyncio.sleep(0)
-
-
-async def ask(*address: Any, data: bytes = LAST) -> bytes:
-    """The body of the answer at a host and port, or at the path of a unix socket."""
-    opening = asyncio.open_unix_connection(*address) if len(address) == 1 else asyncio.open_connection(*address)
-    reader, writer = await opening
-    writer.write(data)
-    received = await reader.read()
-    writer.close()
-    return received.partition(b"\r\n\r\n")[2]
+async def ask_body(*address: Any, data: bytes = LAST) -> bytes:
+    return (await ask(*address, data=data)).partition(b"\r\n\r\n")[2]
 
 
 # Ways to listen
@@ -76,7 +58,7 @@ def test_port_0_takes_a_free_one(run: Run) -> None:
             assert server.addresses == [("127.0.0.1", server.port)]
             assert server.urls == [f"http://127.0.0.1:{server.port}"]
             assert 0 < server.port < 65536
-            body = await ask("127.0.0.1", server.port)
+            body = await ask_body("127.0.0.1", server.port)
             assert body.startswith(f'["127.0.0.1:{server.port}", "127.0.0.1:'.encode())
             assert body.endswith(b'"127.0.0.1"]')
 
@@ -91,7 +73,7 @@ def test_ipv6(run: Run) -> None:
         async with server:
             assert server.addresses[0][:2] == ("::1", server.port)
             assert server.urls == [f"http://[::1]:{server.port}"]
-            body = await ask("::1", server.port)
+            body = await ask_body("::1", server.port)
             assert body.startswith(f'["[::1]:{server.port}", "[::1]:'.encode())
             assert body.endswith(b'"::1"]')
 
@@ -105,9 +87,9 @@ def test_no_host_is_every_address_on_one_port(run: Run, host: str | None) -> Non
         await server.start(host, 0)
         async with server:
             assert {address[1] for address in server.addresses} == {server.port}
-            assert await ask("127.0.0.1", server.port)
+            assert await ask_body("127.0.0.1", server.port)
             if HAS_IPV6:
-                assert await ask("::1", server.port)
+                assert await ask_body("::1", server.port)
 
     run(main())
 
@@ -117,7 +99,7 @@ def test_a_name(run: Run) -> None:
         server = Server(where)
         await server.start("localhost", 0)
         async with server:
-            assert await ask("localhost", server.port)
+            assert await ask_body("localhost", server.port)
 
     run(main())
 
@@ -132,7 +114,7 @@ def test_unix_socket(run: Run, tmp_path: Path) -> None:
             assert server.addresses == [str(path)]
             assert server.urls == [f"unix:{path}"]
             assert stat.S_ISSOCK(path.stat().st_mode)
-            assert await ask(str(path)) == f'["{path}", "", ""]'.encode()
+            assert await ask_body(str(path)) == f'["{path}", "", ""]'.encode()
             with pytest.raises(FastserveError, match="does not listen on a port"):
                 server.port  # noqa: B018
         assert not path.exists()
@@ -150,7 +132,7 @@ def test_a_stale_socket_file_is_removed(run: Run, tmp_path: Path) -> None:
         server = Server(where)
         await server.start(uds=path)
         async with server:
-            assert await ask(str(path))
+            assert await ask_body(str(path))
         assert not path.exists()
 
     run(main())
@@ -165,10 +147,10 @@ def test_a_live_socket_is_not_taken_over(run: Run, tmp_path: Path) -> None:
         async with first:
             with pytest.raises(ListenError, match="in use by another process"):
                 await second.start(uds=path)
-            assert await ask(str(path))
+            assert await ask_body(str(path))
         await second.start(uds=path)  # now it is free; a start that failed can be made up for
         async with second:
-            assert await ask(str(path))
+            assert await ask_body(str(path))
 
     run(main())
 
@@ -183,7 +165,7 @@ def test_a_successors_file_is_left_alone(run: Run, tmp_path: Path) -> None:
         await second.start(uds=path)
         async with second:
             await first.shutdown()
-            assert await ask(str(path))
+            assert await ask_body(str(path))
         assert not path.exists()
 
     run(main())
@@ -196,7 +178,7 @@ def test_inherited_descriptor(run: Run, tmp_path: Path) -> None:
             await server.start(fd=bound.fileno())
             async with server:
                 assert server.port == bound.getsockname()[1]
-                assert await ask("127.0.0.1", server.port)
+                assert await ask_body("127.0.0.1", server.port)
             assert bound.getsockname()  # still its owner's
 
     run(main())
@@ -213,7 +195,7 @@ def test_the_file_of_an_inherited_unix_socket_stays(run: Run, tmp_path: Path) ->
                 server = Server(where)
                 await server.start(fd=bound.fileno())
                 async with server:
-                    assert await ask(str(path))
+                    assert await ask_body(str(path))
                 assert path.exists()
 
     run(main())
@@ -226,7 +208,7 @@ def test_ready_made_socket(run: Run) -> None:
         server = Server(where)
         await server.start(sock=bound)
         async with server:
-            assert await ask("127.0.0.1", server.port)
+            assert await ask_body("127.0.0.1", server.port)
         assert bound.fileno() == -1  # given to the server, closed by it
 
     run(main())
@@ -241,9 +223,9 @@ def test_reuse_port(run: Run) -> None:
             await second.start(port=first.port, reuse_port=True)
             async with second:
                 for _ in range(8):
-                    assert await ask("127.0.0.1", first.port)
+                    assert await ask_body("127.0.0.1", first.port)
             for _ in range(8):
-                assert await ask("127.0.0.1", first.port)
+                assert await ask_body("127.0.0.1", first.port)
 
     run(main())
 
@@ -362,7 +344,7 @@ def test_a_failed_start_leaves_the_server_new(run: Run) -> None:
         assert server.addresses == []
         await server.start(port=0)
         async with server:
-            assert await ask("127.0.0.1", server.port)
+            assert await ask_body("127.0.0.1", server.port)
 
     run(main())
 
@@ -490,33 +472,20 @@ Server(handler).run(port=0, loop=sys.argv[1], on_started=lambda s: print(s.port,
 
 @pytest.mark.parametrize("loop", list(FACTORIES))
 def test_out_of_descriptors(loop: str) -> None:
-    environment = os.environ | {"PYTHONPATH": ROOT}
-    with subprocess.Popen(
-        [sys.executable, "-c", EXHAUSTED, loop],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as child:
-        try:
-            assert child.stdout is not None
-            assert child.stderr is not None
-            port = int(child.stdout.readline())
-            clients = [socket.create_connection(("127.0.0.1", port), PATIENCE) for _ in range(60)]
-            clients[0].sendall(b"GET /exhausted HTTP/1.1\r\nHost: a\r\n\r\n")
-            body = clients[0].recv(4096).partition(b"\r\n\r\n")[2].split()
-            seconds, used = float(body[0]), float(body[1])
-            assert seconds > 0.4  # nine pauses between ten failures: it does not spin on what it can't accept
-            assert used < seconds / 2
-            for client in clients:
-                client.close()
-            with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
-                client.sendall(LAST)
-                assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
-            child.send_signal(signal.SIGTERM)
-            lines = child.stderr.read().splitlines()
-            assert child.wait(PATIENCE) == 0
-        finally:
-            child.kill()
+    with server_process(EXHAUSTED, loop) as (child, port, _, err):
+        clients = [socket.create_connection(("127.0.0.1", port), PATIENCE) for _ in range(60)]
+        clients[0].sendall(get("/exhausted"))
+        body = clients[0].recv(4096).partition(b"\r\n\r\n")[2].split()
+        seconds, used = float(body[0]), float(body[1])
+        assert seconds > 0.4  # nine pauses between ten failures: it does not spin on what it can't accept
+        assert used < seconds / 2
+        for client in clients:
+            client.close()
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+            client.sendall(LAST)
+            assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+        child.send_signal(signal.SIGTERM)
+        lines = err.read().splitlines()
+        assert child.wait(PATIENCE) == 0
     assert lines[0].startswith("can't accept connections: Too many open files; trying again every second")
     assert lines[1] == "accepting connections again"  # ten failures made one line

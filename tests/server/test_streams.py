@@ -6,7 +6,7 @@ import asyncio
 import math
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,13 +16,9 @@ from fastserve.server.config import RequestConfig
 from fastserve.server.ctx import RequestCtx
 from fastserve.server.server import Server
 from fastserve.testing import MemoryClient, MemoryServer
+from tests.server.clients import GET, GET_1_0, PATIENCE, Run, settled, turns
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
-GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-GET_1_0 = b"GET / HTTP/1.0\r\n\r\n"
 HEAD = b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n"
-PATIENCE = 10.0
 
 
 class Recorded:
@@ -66,18 +62,6 @@ class Recorded:
 
     def __call__(self, kind: str) -> Any:
         return self.plain() if kind == "plain" else self.asynchronous()
-
-
-async def settled(check: Callable[[], bool]) -> None:
-    """Turns of the loop until `check` is true: for what happens in a few turns and has no event of its own."""
-    while not check():  # noqa: ASYNC110
-        await asyncio.sleep(0)
-
-
-async def turns(count: int = 20) -> None:
-    """So many turns of the loop: after them, what did not happen does not happen by itself."""
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 def streaming(stream: Any, size: int = -1) -> Callable[[RequestCtx], Any]:

@@ -7,7 +7,7 @@ import contextvars
 import gc
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -20,14 +20,11 @@ from fastserve import RequestCtx
 from fastserve.errors import FastserveError, RequestError, WorkerPoolClosed
 from fastserve.server.threadpool import ThreadWorkerPool
 from fastserve.testing import MemoryServer
-
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
+from tests.server.clients import PATIENCE, Run, settled, turns
 
 VAR: contextvars.ContextVar[Any] = contextvars.ContextVar("VAR")
 MAX_IDLE = 10.0
 MAX_WAIT = 5.0
-SOON = 10.0
-"""Seconds after which a thread that waits for an event gives up, so that a failed test ends."""
 
 
 class FakeCall:
@@ -68,7 +65,7 @@ class Gate:
 
     def __call__(self) -> None:
         self._loop.call_soon_threadsafe(self.entered.set)
-        assert self._open.wait(SOON)
+        assert self._open.wait(PATIENCE)
 
     def open(self) -> None:
         self._open.set()
@@ -88,18 +85,12 @@ async def new_pool(
     try:
         yield pool
     finally:
-        assert await pool.close(SOON) == 0
+        assert await pool.close(PATIENCE) == 0
         assert pool.threads == 0
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """A thread gets there by itself, at once; conftest's bound fails the test that waits in vain."""
-    while not condition():  # noqa: ASYNC110 (the pool tells nobody when a thread is idle or gone)
-        await asyncio.sleep(0.001)
-
-
 async def at_rest(pool: ThreadWorkerPool) -> None:
-    await until(lambda: pool.ready == pool.threads and not pool.running)
+    await settled(lambda: pool.ready == pool.threads and not pool.running)
 
 
 async def block(pool: ThreadWorkerPool, count: int) -> tuple[list[Gate], list[FakeCall]]:
@@ -142,7 +133,7 @@ def test_the_thread_that_finished_last_is_woken_first(run: Run) -> None:
             gates, works = await block(pool, 3)
             for place, gate in enumerate(gates, 1):
                 gate.open()
-                await until(lambda place=place: pool.ready == place)  # type: ignore[misc]
+                await settled(lambda place=place: pool.ready == place)  # type: ignore[misc]
             last_first = [work.thread for work in reversed(works)]
             gates, again = await block(pool, 3)
             assert [work.thread for work in again] == last_first
@@ -282,21 +273,21 @@ def test_idle_threads_are_reaped_oldest_first(run: Run) -> None:
             base = pool.now
             gates, works = await block(pool, 2)
             gates[0].open()
-            await until(lambda: pool.ready == 1)
+            await settled(lambda: pool.ready == 1)
             pool.tick(base + 4)
             gates[1].open()
             await at_rest(pool)
             pool.tick(base + MAX_IDLE - 0.01)
             assert pool.threads == 2
             pool.tick(base + MAX_IDLE)
-            await until(lambda: pool.threads == 1)
+            await settled(lambda: pool.threads == 1)
             survivor = FakeCall()
             pool.start(survivor)
             await survivor.over.wait()
             assert survivor.thread == works[1].thread
             await at_rest(pool)
             pool.tick(base + MAX_IDLE + MAX_IDLE)
-            await until(lambda: pool.threads == 0)
+            await settled(lambda: pool.threads == 0)
             after = FakeCall()
             pool.start(after)
             await after.over.wait()
@@ -339,7 +330,7 @@ def test_slow_works_get_a_thread_each(run: Run) -> None:
     async def main() -> None:
         async with new_pool(max_threads=8) as pool:
             barrier = threading.Barrier(8)
-            works = [FakeCall(lambda: barrier.wait(SOON)) for _ in range(8)]
+            works = [FakeCall(lambda: barrier.wait(PATIENCE)) for _ in range(8)]
             for work in works:
                 pool.start(work)
             for work in works:
@@ -465,7 +456,7 @@ def test_works_of_one_turn_that_all_block_get_a_thread_each(run: Run) -> None:
         async with new_pool(max_threads=8) as pool:
             for _ in range(5):
                 barrier = threading.Barrier(8)
-                works = [FakeCall(lambda barrier=barrier: barrier.wait(SOON)) for _ in range(8)]  # type: ignore[misc]
+                works = [FakeCall(lambda barrier=barrier: barrier.wait(PATIENCE)) for _ in range(8)]  # type: ignore[misc]
                 for work in works:
                     pool.start_soon(work)
                 for work in works:
@@ -733,7 +724,7 @@ def test_cancelled_caller_of_run_waits_no_more_and_its_thread_is_used_again(run:
             await gate.entered.wait()
             ran: list[str] = []
             queued = asyncio.create_task(pool.run(ran.append, "queued"))
-            await until(lambda: pool.waiting == 1)
+            await settled(lambda: pool.waiting == 1)
             for task in (caller, queued):
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
@@ -775,7 +766,7 @@ def test_run_raises_503_when_no_thread_comes_free_in_time(run: Run) -> None:
         async with new_pool(max_threads=1) as pool:
             (gate,), _ = await block(pool, 1)
             caller = asyncio.create_task(pool.run(abs, -1))
-            await until(lambda: pool.waiting == 1)
+            await settled(lambda: pool.waiting == 1)
             pool.tick(pool.now + MAX_WAIT)
             with pytest.raises(FastserveError) as caught:
                 await caller
@@ -870,7 +861,7 @@ def test_close_ends_idle_threads_refuses_what_waits_and_counts_the_busy(run: Run
             gates, works = await block(pool, 2)
             gates[0].open()
             await works[0].over.wait()
-            await until(lambda: pool.ready == 1)
+            await settled(lambda: pool.ready == 1)
             third_gate = Gate()
             third = FakeCall(third_gate)
             pool.start(third)
@@ -887,7 +878,7 @@ def test_close_ends_idle_threads_refuses_what_waits_and_counts_the_busy(run: Run
             third_gate.open()
             await works[1].over.wait()
             await third.over.wait()
-            assert await pool.close(SOON) == 0
+            assert await pool.close(PATIENCE) == 0
             assert pool.threads == 0
 
     run(main())
@@ -921,18 +912,18 @@ def test_thread_that_ends_after_its_loop_is_left_alone() -> None:
 
     def call() -> None:
         threads.append(threading.current_thread())
-        opened.wait(SOON)
+        opened.wait(PATIENCE)
 
     async def main() -> None:
         pool = ThreadWorkerPool(asyncio.get_running_loop(), max_threads=1, concurrency=1)
         work = FakeCall(call)
         pool.start(work)
-        await until(lambda: bool(threads))
+        await settled(lambda: bool(threads))
         assert await pool.close(0) == 1
 
     asyncio.run(main())
     opened.set()
-    threads[0].join(SOON)
+    threads[0].join(PATIENCE)
     assert not threads[0].is_alive()
 
 
@@ -987,7 +978,7 @@ def test_invariants_hold_over_any_sequence(
                     elif name == "tick":
                         pool.tick(pool.now + argument)
                     elif name == "rest":
-                        await asyncio.sleep(0.001)
+                        await turns()
                     with pool._lock:
                         assert pool._threads <= max_threads
                         assert pool._running + len(pool._queue) <= concurrency
@@ -999,7 +990,7 @@ def test_invariants_hold_over_any_sequence(
             finally:
                 for gate in gates:
                     gate.open()
-            await until(lambda: all(work.ends or work in withdrawn for work in works))
+            await settled(lambda: all(work.ends or work in withdrawn for work in works))
             await at_rest(pool)
             for work in works:
                 assert len(work.ends) == (0 if work in withdrawn else 1)
@@ -1070,12 +1061,12 @@ def test_nothing_waits_for_a_call_that_blocks_while_a_thread_is_free(
                 # All gates are shut still: whatever has a free thread ends.
                 if len(gates) < max_threads:
                     others = [work for work in works if work not in gates and work not in withdrawn]
-                    await until(lambda: all(work.ends for work in others))
-                    await until(lambda: pool.running == len(gates) and not pool.waiting)
+                    await settled(lambda: all(work.ends for work in others))
+                    await settled(lambda: pool.running == len(gates) and not pool.waiting)
             finally:
                 for gate in gates.values():
                     gate.open()
-            await until(lambda: all(work.ends for work in works if work not in withdrawn))
+            await settled(lambda: all(work.ends for work in works if work not in withdrawn))
             await at_rest(pool)
             for work in works:
                 assert len(work.ends) == (0 if work in withdrawn else 1)
@@ -1154,9 +1145,9 @@ def test_client_that_does_not_read_a_threads_answer_is_not_read_from(run: Run) -
             client = server.connect(high_water=1000)
             client.transport.take(0)
             client.feed(GET % b"first")
-            await until(lambda: client.transport.writes == 1)
+            await settled(lambda: client.transport.writes == 1)
             client.feed(GET % b"second")
-            await until(lambda: not client.transport.reading)
+            await settled(lambda: not client.transport.reading)
             for _ in range(5):
                 await asyncio.sleep(0)
             assert seen == ["/first"]
@@ -1240,7 +1231,7 @@ def test_answer_of_a_thread_whose_client_has_gone_is_nobodys(run: Run) -> None:
             gone.reset()
             await gone.closed()
             gate.open()
-            await until(lambda: server.service.threads.running == 0)
+            await settled(lambda: server.service.threads.running == 0)
             other.feed(GET % b"other")
             assert (await other.read_response()).body == b"/other"
             assert gone.transport.writes == 0

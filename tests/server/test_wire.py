@@ -14,8 +14,7 @@ import pytest
 from fastserve import RequestCtx, Server
 from fastserve.server.wire import LINGER_TIMEOUT, ConnState
 from fastserve.testing import MemoryServer
-
-Run = Callable[[Coroutine[Any, Any, None]], None]
+from tests.server.clients import Run
 
 GOOD = b"GET /good HTTP/1.1\r\nHost: a\r\n\r\n"
 MEBIBYTE = 1024 * 1024

@@ -7,7 +7,7 @@ import contextvars
 import gc
 import sys
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from fastserve.errors import WorkerPoolClosed
 from fastserve.server.workerpool import Worker, WorkerPool
+from tests.server.clients import Run, count_tasks, turns
 from tests.server.handler_snippets import SNIPPETS, VAR, Snippet, me, never
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Body = Callable[["FakeWork"], Awaitable[Any]]
 
 MAX_IDLE = 10.0
@@ -81,12 +81,6 @@ async def start(pool: WorkerPool, work: FakeWork) -> bool:
     return done
 
 
-async def turns(count: int = 8) -> None:
-    """Let whatever is under way come to rest."""
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
 def new_pool(concurrency: int = 4, max_worker_wait: float = 0.0) -> WorkerPool:
     return WorkerPool(
         asyncio.get_running_loop(),
@@ -110,6 +104,13 @@ class Gate:
     async def __call__(self, work: FakeWork) -> None:
         self.entered.set()
         await self.open
+
+
+async def block(pool: WorkerPool) -> Gate:
+    """Keep one worker busy until the gate is opened."""
+    gate = Gate()
+    await start(pool, FakeWork(gate))
+    return gate
 
 
 async def warm(pool: WorkerPool, count: int) -> list[Worker]:
@@ -220,8 +221,7 @@ def test_concurrency_bounds_the_workers_and_one_more_is_refused_at_once(run: Run
 def test_waiting_work_is_served_first_come_first_served(run: Run) -> None:
     async def main() -> None:
         pool = new_pool(concurrency=1, max_worker_wait=MAX_WAIT)
-        gate = Gate()
-        await start(pool, FakeWork(gate))
+        gate = await block(pool)
         order: list[int] = []
 
         def numbered(number: int) -> Body:
@@ -238,9 +238,8 @@ def test_waiting_work_is_served_first_come_first_served(run: Run) -> None:
         await first.over.wait()
 
         # The queue is bounded by `concurrency`, so it takes one more for each that it gave away.
-        blocked = Gate()
         await turns()
-        await start(pool, FakeWork(blocked))
+        blocked = await block(pool)
         await start(pool, waiting := FakeWork(numbered(1)))
         await start(pool, surplus := FakeWork(numbered(2)))
         assert surplus.ends == ["refused"]
@@ -256,9 +255,7 @@ def test_newcomer_does_not_overtake_the_queue_when_a_step_in_place_ends(run: Run
     async def main() -> None:
         pool = new_pool(concurrency=2, max_worker_wait=MAX_WAIT)
         await warm(pool, 2)
-        gates = [Gate(), Gate()]
-        for gate in gates:
-            await start(pool, FakeWork(gate))
+        gates = [await block(pool), await block(pool)]
         order: list[str] = []
 
         def named(name: str) -> Body:
@@ -288,9 +285,7 @@ def test_waiting_work_is_refused_when_its_time_is_up(run: Run) -> None:
     async def main() -> None:
         pool = new_pool(concurrency=2, max_worker_wait=MAX_WAIT)
         base = pool.now
-        gates = [Gate(), Gate()]
-        for gate in gates:
-            await start(pool, FakeWork(gate))
+        gates = [await block(pool), await block(pool)]
         early, late = FakeWork(quick), FakeWork(quick)
         await start(pool, early)
         pool.tick(base + 2)
@@ -311,8 +306,7 @@ def test_waiting_work_is_refused_when_its_time_is_up(run: Run) -> None:
 def test_withdrawn_work_is_neither_run_nor_refused(run: Run) -> None:
     async def main() -> None:
         pool = new_pool(concurrency=1, max_worker_wait=MAX_WAIT)
-        gate = Gate()
-        await start(pool, FakeWork(gate))
+        gate = await block(pool)
         gone = FakeWork(quick)
         await start(pool, gone)
         pool.withdraw(gone)
@@ -412,18 +406,6 @@ def test_one_task_serves_any_number_of_works(run: Run) -> None:
         await pool.close()
 
     run(main())
-
-
-def count_tasks() -> list[str]:
-    """Names of the tasks made from now on."""
-    made: list[str] = []
-
-    def factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
-        made.append(coroutine.__qualname__)
-        return asyncio.Task(coroutine, loop=loop, **options)
-
-    asyncio.get_running_loop().set_task_factory(factory)
-    return made
 
 
 # The end of a work
@@ -817,8 +799,7 @@ async def observe_in_worker(pool: WorkerPool, body: Snippet, where: str) -> Any:
 
     work = FakeWork(handler)
     if where == "queued":
-        gate = Gate()
-        await start(pool, FakeWork(gate))
+        gate = await block(pool)
         await start(pool, work)
         assert pool.waiting == 1
         gate.open.set_result(None)
@@ -881,7 +862,7 @@ def test_close_ends_every_task_and_refuses_what_waits(run: Run) -> None:
             try:
                 await never()
             finally:
-                await asyncio.sleep(0.001)
+                await turns(3)
                 cleaned.append("up")
 
         busy = [FakeWork(cleans_up), FakeWork(cleans_up)]

@@ -7,123 +7,20 @@ import contextvars
 import functools
 import gc
 import logging
-import socket
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 
-from fastserve import RequestConfig, RequestCtx, Server
+from fastserve import RequestConfig, RequestCtx
 from fastserve.server.service import Service
-from fastserve.testing import MemoryServer
-
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
+from fastserve.testing import MemoryClient, MemoryServer
+from tests.server.clients import GET, PATIENCE, Run, clients, count_tasks, get, serving, settled, turns
 
 VAR: contextvars.ContextVar[Any] = contextvars.ContextVar("VAR")
-SOON = 10.0
-"""Seconds after which a thread that waits for an event gives up, so that a failed test ends."""
-
-
-def get(path: str = "/") -> bytes:
-    return b"GET %s HTTP/1.1\r\nHost: a\r\n\r\n" % path.encode()
-
-
-GET = get()
-
-
-class Client:
-    """A connection on a real socket. Creates no task, so that those of the server can be counted."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
-        self._loop = asyncio.get_running_loop()
-        self._received = b""
-
-    async def send(self, data: bytes) -> None:
-        await self._loop.sock_sendall(self._socket, data)
-
-    async def _more(self) -> bool:
-        data = await self._loop.sock_recv(self._socket, 65536)
-        self._received += data
-        return bool(data)
-
-    async def read(self) -> tuple[int, dict[str, str], bytes]:
-        while b"\r\n\r\n" not in self._received:
-            assert await self._more(), "the server closed the connection"
-        head, _, self._received = self._received.partition(b"\r\n\r\n")
-        first, *lines = head.decode().split("\r\n")
-        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-        length = int(headers["content-length"])
-        while len(self._received) < length:
-            assert await self._more(), "the server closed the connection"
-        body, self._received = self._received[:length], self._received[length:]
-        return int(first.split()[1]), headers, body
-
-    async def get(self, path: str = "/") -> bytes:
-        await self.send(get(path))
-        status, _, body = await self.read()
-        assert status == 200, body
-        return body
-
-    async def closed(self) -> None:
-        while await self._more():
-            pass
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-@asynccontextmanager
-async def clients(server: Server, count: int) -> AsyncIterator[list[Client]]:
-    found: list[Client] = []
-    try:
-        for _ in range(count):
-            sock = socket.socket()
-            sock.setblocking(False)
-            found.append(Client(sock))
-            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", server.port))
-        yield found
-    finally:
-        for client in found:
-            client.close()
-
-
-@asynccontextmanager
-async def serving(handler: Callable[[RequestCtx], Any], **options: Any) -> AsyncIterator[Server]:
-    server = Server(handler, **options)
-    await server.start(port=0)
-    try:
-        yield server
-    finally:
-        await server.shutdown(timeout=0)
-        assert server.service.pool.workers == len(server.service.pool.tasks) == 0
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """It gets there by itself, at once; conftest's bound fails the test that waits in vain."""
-    while not condition():  # noqa: ASYNC110 (nobody tells when a thread is idle, or a connection is forgotten)
-        await asyncio.sleep(0.001)
-
-
-async def turns(count: int = 8) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-def count_tasks() -> list[str]:
-    """Names of the tasks made from now on."""
-    made: list[str] = []
-
-    def factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
-        made.append(getattr(coroutine, "__qualname__", repr(coroutine)))
-        return asyncio.Task(coroutine, loop=loop, **options)
-
-    asyncio.get_running_loop().set_task_factory(factory)
-    return made
 
 
 def assert_at_rest(service: Service) -> None:
@@ -146,6 +43,15 @@ def gated() -> tuple[Callable[[RequestCtx], Awaitable[None]], asyncio.Event, lis
 
 
 # What a request costs: no task
+
+
+async def one_served_one_waiting(server: MemoryServer) -> tuple[MemoryClient, MemoryClient]:
+    """Clients of a server whose concurrency is 1, which have asked for ``/first`` and ``/second``."""
+    first, second = server.connect(), server.connect()
+    first.feed(get("/first"))
+    second.feed(get("/second"))
+    await turns()
+    return first, second
 
 
 async def returns(ctx: RequestCtx) -> None:
@@ -194,7 +100,7 @@ def test_steady_state_creates_no_task_per_request_or_connection(run: Run, handle
             for _ in range(20):
                 async with clients(server, 1) as (client,):
                     assert await client.get() == b"hello"
-            await until(lambda: not server.service.connections)
+            await settled(lambda: not server.service.connections)
             assert made == []
             assert server.service.pool.created == created
             assert created == (0 if handler is blocking else 1)
@@ -231,7 +137,7 @@ def test_concurrent_requests_use_the_same_workers_again(run: Run) -> None:
                 gate.clear()
                 for client in many:
                     await client.send(GET)
-                await until(lambda: len(entered) == 20)
+                await settled(lambda: len(entered) == 20)
                 assert pool.busy == 20
                 gate.set()
                 for client in many:
@@ -310,7 +216,7 @@ def test_full_pool_answers_503_with_retry_after_and_closes(run: Run) -> None:
         async with serving(handler, concurrency=2) as server, clients(server, 3) as (a, b, c):
             await a.send(get("/a"))
             await b.send(get("/b"))
-            await until(lambda: len(entered) == 2)
+            await settled(lambda: len(entered) == 2)
             await c.send(get("/c"))
             status, headers, _ = await c.read()
             assert status == 503
@@ -387,10 +293,7 @@ def test_request_that_waited_too_long_gets_503(run: Run) -> None:
     async def main() -> None:
         handler, gate, entered = gated()
         async with MemoryServer(handler, concurrency=1, max_worker_wait=5) as server:
-            first, second = server.connect(), server.connect()
-            first.feed(get("/first"))
-            second.feed(get("/second"))
-            await turns()
+            first, second = await one_served_one_waiting(server)
             server.advance(4.9)
             await turns()
             assert server.service.pool.waiting == 1
@@ -410,10 +313,7 @@ def test_waiting_request_is_not_refused_early_for_having_come_between_two_ticks(
     async def main() -> None:
         handler, gate, _ = gated()
         async with MemoryServer(handler, concurrency=1, max_worker_wait=5) as server:
-            first, second = server.connect(), server.connect()
-            first.feed(get("/first"))
-            second.feed(get("/second"))
-            await turns()
+            first, second = await one_served_one_waiting(server)
             server.advance(5.4)  # 0.45 s of it had gone by since the last tick when the request came
             await turns()
             assert server.service.pool.waiting == 1
@@ -429,10 +329,7 @@ def test_waiting_request_whose_client_has_gone_is_not_run(run: Run) -> None:
     async def main() -> None:
         handler, gate, entered = gated()
         async with MemoryServer(handler, concurrency=1, max_worker_wait=5) as server:
-            first, second = server.connect(), server.connect()
-            first.feed(get("/first"))
-            second.feed(get("/second"))
-            await turns()
+            first, second = await one_served_one_waiting(server)
             second.reset()
             await turns()
             assert server.service.pool.waiting == 0
@@ -694,7 +591,7 @@ def test_what_a_handler_keeps_keeps_what_it_saw(run: Run, part: str, how: str, p
                     await client.send(get(f"/{n}?q={n}"))
                 status, _, body = await client.read()
                 assert (status, body) == (230 + n, b"/%d" % n)
-            await until(lambda: len(tasks) + len(kept) == 5)
+            await settled(lambda: len(tasks) + len(kept) == 5)
             release.set()
             await asyncio.gather(*tasks)
             assert len({id(thing) for thing in kept}) == 5
@@ -781,12 +678,12 @@ def test_server_recovers_when_a_user_cancels_every_task(run: Run) -> None:
         async with serving(handler) as server, clients(server, 3) as (a, b, c):
             await a.send(get("/a"))
             await b.send(get("/b"))
-            await until(lambda: len(entered) == 2)
+            await settled(lambda: len(entered) == 2)
             gate.set()
             assert (await a.read())[0] == (await b.read())[0] == 200
             gate.clear()
             await a.send(get("/again"))
-            await until(lambda: len(entered) == 3)
+            await settled(lambda: len(entered) == 3)
             for task in asyncio.all_tasks() - {asyncio.current_task()}:
                 if task.get_name().startswith("fastserve-worker"):
                     task.cancel()
@@ -850,7 +747,7 @@ def test_blocking_handlers_share_the_threads_and_hold_up_nobody_else(run: Run) -
             began = time.monotonic()
             for client in many:
                 await client.send(get("/slow"))
-            await until(lambda: server.service.threads.running == 64)
+            await settled(lambda: server.service.threads.running == 64)
             slowest = 0.0
             answered = 0
             while server.service.threads.waiting:
@@ -907,7 +804,7 @@ def test_one_blocked_def_handler_does_not_delay_other_connections(run: Run) -> N
         def handler(ctx: RequestCtx) -> None:
             if ctx.path == "/blocked":
                 loop.call_soon_threadsafe(entered.set)
-                assert release.wait(SOON)
+                assert release.wait(PATIENCE)
             ctx.set_body(ctx.path)
 
         async with serving(handler) as server, clients(server, 2) as (blocked, other):
@@ -943,7 +840,7 @@ def test_request_that_finds_no_thread_in_time_gets_503(run: Run) -> None:
 
         def block(path: str) -> None:
             ran.append(path)
-            assert release.wait(SOON)
+            assert release.wait(PATIENCE)
 
         def plain(ctx: RequestCtx) -> None:
             block(ctx.path)
@@ -957,9 +854,9 @@ def test_request_that_finds_no_thread_in_time_gets_503(run: Run) -> None:
             async with MemoryServer(handler, threads=1, max_thread_wait=5) as server:
                 first, second = server.connect(), server.connect()
                 first.feed(get("/first"))
-                await until(lambda: len(ran) == 1)
+                await settled(lambda: len(ran) == 1)
                 second.feed(get("/second"))
-                await until(lambda: server.service.threads.waiting == 1)
+                await settled(lambda: server.service.threads.waiting == 1)
                 server.advance(4.9)
                 await turns()
                 assert server.service.threads.waiting == 1
@@ -979,12 +876,12 @@ def test_concurrency_bounds_def_handlers_too(run: Run) -> None:
         release = threading.Event()
 
         def handler(ctx: RequestCtx) -> None:
-            assert release.wait(SOON)
+            assert release.wait(PATIENCE)
 
         async with serving(handler, threads=1, concurrency=2) as server, clients(server, 3) as (a, b, c):
             await a.send(GET)
             await b.send(GET)
-            await until(lambda: server.service.threads.running + server.service.threads.waiting == 2)
+            await settled(lambda: server.service.threads.running + server.service.threads.waiting == 2)
             await c.send(GET)
             status, headers, _ = await c.read()
             assert status == 503
@@ -1003,16 +900,16 @@ def test_waiting_request_of_a_client_that_has_gone_takes_no_thread(run: Run) -> 
 
         def handler(ctx: RequestCtx) -> None:
             ran.append(ctx.path)
-            assert release.wait(SOON)
+            assert release.wait(PATIENCE)
 
         async with MemoryServer(handler, threads=1) as server:
             first, second = server.connect(), server.connect()
             first.feed(get("/first"))
-            await until(lambda: len(ran) == 1)
+            await settled(lambda: len(ran) == 1)
             second.feed(get("/second"))
-            await until(lambda: server.service.threads.waiting == 1)
+            await settled(lambda: server.service.threads.waiting == 1)
             second.reset()
-            await until(lambda: server.service.threads.waiting == 0)
+            await settled(lambda: server.service.threads.waiting == 0)
             release.set()
             assert (await first.read_response()).status == 200
             assert ran == ["/first"]
@@ -1057,7 +954,7 @@ def test_run_in_thread_gives_results_and_exceptions(run: Run, caplog: pytest.Log
                 release = threading.Event()
                 try:
                     async with asyncio.timeout(0.01):
-                        await ctx.run_in_thread(release.wait, SOON)
+                        await ctx.run_in_thread(release.wait, PATIENCE)
                 except TimeoutError:
                     ctx.set_body(b"timed out")
                 finally:
@@ -1084,9 +981,9 @@ def test_idle_threads_are_reaped_under_open_connections(run: Run) -> None:
             client = server.connect()
             client.feed(GET)
             assert (await client.read_response()).status == 200
-            await until(lambda: threads.ready == threads.threads > 0)
+            await settled(lambda: threads.ready == threads.threads > 0)
             server.advance(10)
-            await until(lambda: threads.threads == 0)
+            await settled(lambda: threads.threads == 0)
             client.feed(GET)
             assert (await client.read_response()).body == b"hello"
 
@@ -1122,5 +1019,33 @@ def test_a_method_that_a_handler_kept_writes_into_no_other_response(run: Run, ki
             response = await client.read_response()
             assert (response.status, response.body) == (200, b"own")
             assert response.headers["content-type"] == "text/plain; charset=utf-8"
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["in place", "waits", "thread"])
+def test_a_form_is_not_held_until_the_next_request(run: Run, how: str) -> None:
+    """Contexts wait for the next request by the hundred, and a form may be as large as a body."""
+
+    def look(ctx: RequestCtx) -> None:
+        ctx.set_body(ctx.form_value("a") or "")
+
+    async def look_later(ctx: RequestCtx) -> None:
+        if how == "waits":
+            await asyncio.sleep(0)
+        look(ctx)
+
+    async def main() -> None:
+        async with serving(look if how == "thread" else look_later) as server, clients(server, 1) as (client,):
+            for _ in range(3):
+                await client.send(
+                    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+                    b"Content-Length: 3\r\n\r\na=1"
+                )
+                assert (await client.read())[2] == b"1"
+            await turns()
+            kept = [connection._ctx for connection in server.service.connections]  # type: ignore[attr-defined]
+            contexts = [ctx for ctx in [*server.service.contexts, *kept] if ctx is not None]
+            assert [(ctx._request.surface, ctx._request.body) for ctx in contexts] == [(None, b"")]
 
     run(main())
