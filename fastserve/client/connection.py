@@ -234,6 +234,12 @@ class ClientConnection(asyncio.Protocol):
         self.phase = BODY
         self.rest()
 
+    def leave(self) -> None:
+        """The holder gives up: nobody looks at what it waited for, which therefore must not end with an error."""
+        self.deadline = math.inf
+        if self._waiter is not None:
+            self._waiter.cancel()
+
     @property
     def reusable(self) -> bool:
         return self.parser.keep_alive and not self.spoiled

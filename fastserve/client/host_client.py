@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from math import inf
 from types import TracebackType
 from typing import Any
@@ -28,6 +28,7 @@ from fastserve.client.reader import BodyReader
 from fastserve.client.request import ClientRequest
 from fastserve.client.resolver import Resolver
 from fastserve.client.response import ClientResponse
+from fastserve.client.sending import send_pieces
 from fastserve.errors import ClientError, DialError, DialTimeout, PoolError
 from fastserve.http1.request_writer import asks_to_close
 from fastserve.http1.response_parser import ResponseState
@@ -38,8 +39,6 @@ from fastserve.pool.stats import PoolStats
 __all__ = ["HostClient"]
 
 SWITCHING_PROTOCOLS = 101
-YIELD_EVERY = 256 * 1024
-"""Bytes of a plain iterable that are sent before other tasks have a turn."""
 CLOSE_TIMEOUT = 1.0
 """Seconds that `aclose` waits for sockets to be closed by the loop."""
 
@@ -162,17 +161,15 @@ class HostClient(BaseClient):
             return response
         except BaseException as error:
             if pooled is not None:
-                pooled.conn.deadline = inf
-                if (
-                    self._loop is not asyncio.get_running_loop()
-                ):  # looked at here, where it costs nothing when all is well
+                # Looked at here, where it costs nothing while all is well: a future of another loop can't be awaited.
+                if type(error) is RuntimeError and self._loop is not asyncio.get_running_loop():
                     pooled.conn.call_soon(self._pool.discard, pooled)
                     raise PoolError(
-                        "this client belongs to another event loop: make one client per loop; the request may have been"
-                        " sent",
+                        "this client belongs to another event loop: make one client per loop; the request may be sent",
                         phase="write",
                         elapsed=self._clock() - started,
                     ) from error
+                pooled.conn.leave()
                 self._pool.discard(pooled)
             if isinstance(error, ClientError):
                 raise self._told(error, self._clock() - started) from error.__cause__
@@ -345,7 +342,7 @@ class HostClient(BaseClient):
         elif request.stream is not None:
             framer = BodyFramer(request)
             if not conn.answered:  # else not a piece is taken: it may be sent again
-                await _send_pieces(conn, request.stream, framer)
+                await send_pieces(conn, request.stream, framer)
             if conn.answered:
                 conn.spoil()  # the rest of the body is not sent
             else:
@@ -441,44 +438,6 @@ async def _dial_by(
         raise DialError("dial must return (transport, protocol), with the protocol that its argument made, connected")
     assert isinstance(conn, ClientConnection)
     return conn
-
-
-async def _send_pieces(
-    conn: ClientConnection, stream: Iterable[bytes | str] | AsyncIterable[bytes | str], framer: BodyFramer
-) -> None:
-    """Until its end, or until the upstream has answered: then a stream that is waited for is cancelled."""
-    loop = asyncio.get_running_loop()
-    pieces = aiter(stream) if isinstance(stream, AsyncIterable) else _as_async(stream)
-    scope = asyncio.timeout(None)
-
-    def interrupt() -> None:
-        conn.interrupt = None
-        scope.reschedule(loop.time())
-
-    try:
-        async with scope:
-            conn.interrupt = interrupt
-            async for piece in pieces:
-                if conn.answered:
-                    break
-                await conn.write(framer.frame(piece))
-    except TimeoutError:
-        if not scope.expired():
-            raise  # the stream's own
-    finally:
-        conn.interrupt = None
-        if hasattr(pieces, "aclose"):
-            await pieces.aclose()
-
-
-async def _as_async(pieces: Iterable[bytes | str]) -> AsyncIterator[bytes | str]:
-    size = 0
-    for piece in pieces:
-        yield piece
-        size += len(piece)
-        if size >= YIELD_EVERY:  # an upstream that takes all at once would keep the loop for itself
-            size = 0
-            await asyncio.sleep(0)
 
 
 async def _close_stream(response: ClientResponse) -> None:

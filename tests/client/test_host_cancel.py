@@ -199,3 +199,21 @@ def test_timeout_blocks_around_requests(run: Run) -> None:
                 assert (await client.get("/")).body == b"ok"
 
     run(main())
+
+
+def test_a_request_that_is_closed_instead_of_awaited_to_its_end(run: Run) -> None:
+    """As a coroutine is when it is collected: its connection must not be anybody else's."""
+
+    async def main() -> None:
+        with Upstream([request, send(OK), request, until_closed], SERVES) as upstream:
+            async with client_of(upstream) as client:
+                await client.get("/")
+                coroutine = client.get("/")
+                assert coroutine.send(None) is not None
+                assert client.stats().streams == 1
+                coroutine.close()
+                balanced(client, idle=0)
+                await asyncio.to_thread(upstream.wait_closed, 1)
+                assert (await client.get("/")).body == b"ok"
+
+    run(main())
