@@ -45,6 +45,7 @@ def test_64_tasks_on_4_connections_are_served_first_come_first_served(run: Run) 
                 for served in range(64):
                     gate.release()
                     await until(lambda served=served: len(done) > served, "one more")  # type: ignore[misc]
+                    await asyncio.to_thread(upstream.wait_requests, min(64, served + 5))
                 await asyncio.gather(*tasks)
                 order = [int(r.split()[1][1:]) for r in upstream.requests]
                 assert sorted(order[:4]) == [0, 1, 2, 3]
