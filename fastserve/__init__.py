@@ -5,6 +5,8 @@ from fastserve.client.options import ClientOptions
 from fastserve.client.reader import BodyReader
 from fastserve.client.request import ClientRequest
 from fastserve.client.response import ClientResponse
+from fastserve.client.sync_host_client import SyncHostClient
+from fastserve.client.sync_reader import SyncBodyReader
 from fastserve.errors import (
     AppLoadError,
     BodyStreamError,
@@ -118,6 +120,8 @@ __all__ = [
     "ServerThread",
     "ShutdownReport",
     "StatusError",
+    "SyncBodyReader",
+    "SyncHostClient",
     "SyncConnPool",
     "TLSError",
     "TLSTimeout",

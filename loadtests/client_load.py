@@ -14,7 +14,7 @@ import asyncio
 import statistics
 import time
 
-from fastserve import ClientRequest, HostClient
+from fastserve import ClientRequest, HostClient, SyncHostClient
 from fastserve.server.server import loop_factory
 
 EXPECTED = b"hello"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import fields
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from fastserve.client.addresses import parse_addresses
 from fastserve.client.encoder import RequestEncoder
@@ -24,15 +25,27 @@ from fastserve.errors import (
     WriteError,
 )
 from fastserve.http1.response_parser import ResponseHeadMemory
+from fastserve.pool.stats import PoolStats
 
 __all__ = ["BaseClient"]
 
 MAX_REDIRECTS = 16
 """Redirects that are followed unless told otherwise, as fasthttp's."""
 
+R = TypeVar("R")
+"""What a request returns: a `ClientResponse`, or an awaitable of one."""
 
-class BaseClient:
+
+class _Pool(Protocol):
+    def stats(self) -> PoolStats: ...
+    def set_max_conns(self, max_conns: int) -> None: ...
+    def close_idle_connections(self) -> None: ...
+
+
+class BaseClient(ABC, Generic[R]):
     """`options` may be a `ClientOptions`, and further options beside it win. Raises `ConfigError`."""
+
+    _pool: _Pool
 
     def __init__(self, addr: str, options: ClientOptions | None, **changes: Any) -> None:
         known = [f.name for f in fields(ClientOptions)]
@@ -47,10 +60,112 @@ class BaseClient:
         self._memory = ResponseHeadMemory(self.options.max_header_size, self.options.max_header_count)
         self._last_use_time = 0.0
 
+    # Requests
+
+    @abstractmethod
+    def do(self, request: ClientRequest, *, timeout: float | None = None, deadline: float | None = None) -> R:
+        """Send `request` and return its response, of any status, its body read (but see `stream_response_body`).
+
+        Args:
+            timeout: seconds for everything: the wait for a connection, retries, and the body.
+            deadline: the same as a time of `time.monotonic()`. The earlier one counts; by default there is none but those
+                of the options for each phase.
+
+        Raises `ClientError`s, each with `phase` and `elapsed`.
+        """
+
+    @abstractmethod
+    def do_redirects(
+        self,
+        request: ClientRequest,
+        *,
+        max_redirects: int = MAX_REDIRECTS,
+        timeout: float | None = None,
+        deadline: float | None = None,
+    ) -> R:
+        """As `do`, and follow redirects (301, 302, 303, 307, 308) to this upstream: at most `max_redirects`.
+
+        POST becomes GET without its body after 301, 302 and 303. Raises `TooManyRedirects`, and `RedirectError` for one that
+        leads to another upstream.
+        """
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        max_redirects: int = 0,
+        **parts: Any,
+    ) -> R:
+        """`do` with a request made of `parts`: params, headers, json, form, files, body; see `ClientRequest`.
+
+        Redirects are followed where `max_redirects` says how many.
+        """
+        request = ClientRequest(method, url, **parts)
+        if max_redirects:
+            return self.do_redirects(request, max_redirects=max_redirects, timeout=timeout, deadline=deadline)
+        return self.do(request, timeout=timeout, deadline=deadline)
+
+    def get(self, url: str, **parts: Any) -> R:
+        """See `request`."""
+        return self.request("GET", url, **parts)
+
+    def head(self, url: str, **parts: Any) -> R:
+        """See `request`."""
+        return self.request("HEAD", url, **parts)
+
+    def post(self, url: str, **parts: Any) -> R:
+        """See `request`."""
+        return self.request("POST", url, **parts)
+
+    def put(self, url: str, **parts: Any) -> R:
+        """See `request`."""
+        return self.request("PUT", url, **parts)
+
+    def patch(self, url: str, **parts: Any) -> R:
+        """See `request`."""
+        return self.request("PATCH", url, **parts)
+
+    def delete(self, url: str, **parts: Any) -> R:
+        """See `request`."""
+        return self.request("DELETE", url, **parts)
+
+    # The client
+
+    def stats(self) -> PoolStats:
+        """The pool's books."""
+        return self._pool.stats()
+
+    @property
+    def conns_count(self) -> int:
+        """Connections: idle, in use and being dialled."""
+        return self.stats().conns
+
+    @property
+    def idle_conns_count(self) -> int:
+        return self.stats().idle
+
+    @property
+    def pending_requests(self) -> int:
+        """Requests under way, those that wait for a connection included."""
+        stats = self.stats()
+        return stats.streams + stats.waiting
+
     @property
     def last_use_time(self) -> float:
         """When the last request began, by the monotonic clock; 0.0 before the first."""
         return self._last_use_time
+
+    def set_max_conns(self, max_conns: int) -> None:
+        """Change `max_conns`: raised, those that wait are served; lowered, connections above it close when they are free."""
+        self._pool.set_max_conns(max_conns)
+
+    def close_idle_connections(self) -> None:
+        self._pool.close_idle_connections()
+
+    # What becomes of a request
 
     def _may_retry(
         self,

@@ -13,40 +13,22 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-import enum
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fastserve.errors import (
-    ClientError,
-    ClosedBeforeResponse,
-    ClosedInResponse,
-    ResponseBodyTimeout,
-    ResponseHeadTimeout,
-    WriteError,
-    WriteTimeout,
-)
+from fastserve.client.endings import Phase, broken, timed_out
+from fastserve.errors import ClientError, ClosedBeforeResponse
 from fastserve.http1.response_parser import ResponseHeadMemory, ResponseParser, ResponseState
 
 if TYPE_CHECKING:
     from fastserve.pool.conn import PooledConn
 
-__all__ = ["ClientConnection", "Phase"]
+__all__ = ["ClientConnection"]
 
 MAX_UNREAD = 64 * 1024
 
 IN_HEAD, COMPLETE = ResponseState.HEAD, ResponseState.COMPLETE
-
-
-class Phase(enum.Enum):
-    """What the holder of a connection waits for."""
-
-    WRITE = "write"
-    HEAD = "head"
-    BODY = "body"
-
-
 WRITE, HEAD, BODY = Phase.WRITE, Phase.HEAD, Phase.BODY
 
 
@@ -228,13 +210,7 @@ class ClientConnection(asyncio.Protocol):
         self.deadline = math.inf
         if self.parser.state is COMPLETE:
             return
-        whose = "the request's own time is up" if now >= self.limit else "see write_timeout, read_timeout, body_timeout"
-        if self.phase is WRITE:
-            self._fail(WriteTimeout(f"the upstream did not take the request in time ({whose})"))
-        elif self.phase is HEAD:
-            self._fail(ResponseHeadTimeout(f"the response's head did not come in time ({whose})"))
-        else:
-            self._fail(ResponseBodyTimeout(f"the response's body did not come in time ({whose})"))
+        self._fail(timed_out(self.phase, own_time=now >= self.limit))
 
     # asyncio.Protocol
 
@@ -286,16 +262,7 @@ class ClientConnection(asyncio.Protocol):
         self.lost = True
         self.spoil()
         if self.wrote and self.parser.state is not COMPLETE and self.error is None:
-            if self.phase is WRITE and not self.parser.started:
-                self.error = WriteError(f"the connection broke while the request was written: {error or 'closed'}")
-            elif self.parser.started:
-                self.error = ClosedInResponse(
-                    f"the connection broke in the middle of the response: {error or 'closed'}"
-                )
-            else:
-                self.error = ClosedBeforeResponse(
-                    f"the connection broke before the first byte of the response: {error or 'closed'}"
-                )
+            self.error = broken(self.phase, error or "closed", started=self.parser.started)
         self._wake()
         self._on_closed(self)
 

@@ -31,7 +31,6 @@ from fastserve.client.response import ClientResponse
 from fastserve.errors import ClientError, DialError
 from fastserve.pool.aio import ConnPool
 from fastserve.pool.conn import PooledConn
-from fastserve.pool.stats import PoolStats
 
 __all__ = ["HostClient"]
 
@@ -41,13 +40,15 @@ CLOSE_TIMEOUT = 1.0
 Pooled = PooledConn[ClientConnection]
 
 
-class HostClient(BaseClient):
+class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
     """Talks to the upstream at `addr`: ``"host:port"``, several of them with commas between (dialled round robin, a bad one
     is skipped), ``"https://host"``, or ``"unix:/path"``.
 
     Options: see `ClientOptions`, as one object or by name. May be made outside of a loop; it belongs to the loop that first
     uses it. Raises `ConfigError`.
     """
+
+    _pool: ConnPool[ClientConnection]
 
     def __init__(self, addr: str, options: ClientOptions | None = None, **changes: Any) -> None:
         super().__init__(addr, options, **changes)
@@ -60,7 +61,7 @@ class HostClient(BaseClient):
             resolver=Resolver(life=given.dns_cache_duration),
         )
         self._clock = time.monotonic
-        self._pool: ConnPool[ClientConnection] = ConnPool(
+        self._pool = ConnPool(
             self._dial,
             ClientConnection.close,
             given.pool_options(),
@@ -83,15 +84,6 @@ class HostClient(BaseClient):
     def do(
         self, request: ClientRequest, *, timeout: float | None = None, deadline: float | None = None
     ) -> Coroutine[Any, Any, ClientResponse]:
-        """Send `request` and return its response, of any status, its body read (but see `stream_response_body`).
-
-        Args:
-            timeout: seconds for everything: the wait for a connection, retries, and the body.
-            deadline: the same as a time of `time.monotonic()`. The earlier one counts; by default there is none but those
-                of the options for each phase.
-
-        Raises `ClientError`s, each with `phase` and `elapsed`.
-        """
         # Not a coroutine function itself: each would cost the steps of one more.
         return self._do(request, timeout, deadline, self._streams)
 
@@ -161,11 +153,6 @@ class HostClient(BaseClient):
         timeout: float | None = None,
         deadline: float | None = None,
     ) -> ClientResponse:
-        """As `do`, and follow redirects (301, 302, 303, 307, 308) to this upstream: at most `max_redirects`.
-
-        POST becomes GET without its body after 301, 302 and 303. Raises `TooManyRedirects`, and `RedirectError` for one that
-        leads to another upstream.
-        """
         limit = time_limit(self._clock(), timeout, deadline)
         followed = 0
         while True:
@@ -176,49 +163,6 @@ class HostClient(BaseClient):
             request = following
             followed += 1
 
-    async def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        timeout: float | None = None,
-        deadline: float | None = None,
-        max_redirects: int = 0,
-        **parts: Any,
-    ) -> ClientResponse:
-        """`do` with a request made of `parts`: params, headers, json, form, files, body; see `ClientRequest`.
-
-        Redirects are followed where `max_redirects` says how many.
-        """
-        request = ClientRequest(method, url, **parts)
-        if max_redirects:
-            return await self.do_redirects(request, max_redirects=max_redirects, timeout=timeout, deadline=deadline)
-        return await self.do(request, timeout=timeout, deadline=deadline)
-
-    async def get(self, url: str, **parts: Any) -> ClientResponse:
-        """See `request`."""
-        return await self.request("GET", url, **parts)
-
-    async def head(self, url: str, **parts: Any) -> ClientResponse:
-        """See `request`."""
-        return await self.request("HEAD", url, **parts)
-
-    async def post(self, url: str, **parts: Any) -> ClientResponse:
-        """See `request`."""
-        return await self.request("POST", url, **parts)
-
-    async def put(self, url: str, **parts: Any) -> ClientResponse:
-        """See `request`."""
-        return await self.request("PUT", url, **parts)
-
-    async def patch(self, url: str, **parts: Any) -> ClientResponse:
-        """See `request`."""
-        return await self.request("PATCH", url, **parts)
-
-    async def delete(self, url: str, **parts: Any) -> ClientResponse:
-        """See `request`."""
-        return await self.request("DELETE", url, **parts)
-
     def stream(
         self, method: str, url: str, *, timeout: float | None = None, deadline: float | None = None, **parts: Any
     ) -> StreamedExchange:
@@ -228,32 +172,6 @@ class HostClient(BaseClient):
         return StreamedExchange(self, ClientRequest(method, url, **parts), timeout, deadline)
 
     # The client
-
-    def stats(self) -> PoolStats:
-        """The pool's books."""
-        return self._pool.stats()
-
-    @property
-    def conns_count(self) -> int:
-        """Connections: idle, in use and being dialled."""
-        return self._pool.core.conns
-
-    @property
-    def idle_conns_count(self) -> int:
-        return self._pool.stats().idle
-
-    @property
-    def pending_requests(self) -> int:
-        """Requests under way, those that wait for a connection included."""
-        stats = self._pool.stats()
-        return stats.streams + stats.waiting
-
-    def set_max_conns(self, max_conns: int) -> None:
-        """Change `max_conns`: raised, those that wait are served; lowered, connections above it close when they are free."""
-        self._pool.set_max_conns(max_conns)
-
-    def close_idle_connections(self) -> None:
-        self._pool.close_idle_connections()
 
     async def aclose(self, timeout: float | None = 0) -> None:
         """Close the client. Requests under way have `timeout` seconds (None: as long as they take); those that wait for a

@@ -7,83 +7,60 @@ import warnings
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Generic, Protocol, TypeVar
 
 from fastserve.client.connection import ClientConnection
 from fastserve.errors import ResponseTooLarge
 from fastserve.http1.content_coding import content_decoder
-from fastserve.pool.aio import ConnPool
 from fastserve.pool.conn import PooledConn
 
-__all__ = ["BodyReader"]
+__all__ = ["BaseBodyReader", "BodyReader"]
 
 
-class BodyReader:
-    """An async iterator of bytes, and an async context manager. To be read to its end, or closed with `aclose`.
+class _Connection(Protocol):
+    deadline: float
 
-    Read to its end, the connection serves other requests; else it is closed. One that is dropped unread is closed with a
-    `ResourceWarning` when it is collected.
-    """
+    @property
+    def reusable(self) -> bool: ...
+
+
+C = TypeVar("C", bound=_Connection)
+
+
+class _Pool(Protocol[C]):
+    def release(self, pooled: PooledConn[C]) -> None: ...
+    def discard(self, pooled: PooledConn[C]) -> None: ...
+
+
+class BaseBodyReader(Generic[C]):
+    """What `BodyReader` and `SyncBodyReader` have in common: all but the waiting."""
 
     __slots__ = ("__weakref__", "_decoder", "_max_size", "_pieces", "_pool", "_pooled")
 
-    def __init__(
-        self,
-        pool: ConnPool[ClientConnection],
-        pooled: PooledConn[ClientConnection],
-        encodings: Sequence[str],
-        max_size: int,
-    ) -> None:
+    def __init__(self, pool: _Pool[C], pooled: PooledConn[C], encodings: Sequence[str], max_size: int) -> None:
         self._pool = pool
-        self._pooled: PooledConn[ClientConnection] | None = pooled
+        self._pooled: PooledConn[C] | None = None  # until nothing can fail: a coding may be one that is not known
         self._decoder = content_decoder(encodings) if encodings else None
+        self._pooled = pooled
         self._max_size = max_size
         self._pieces: deque[bytes] = deque()  # decoded, and not taken yet
 
-    def __aiter__(self) -> BodyReader:
-        return self
+    def _put(self, piece: bytes) -> None:
+        """`piece` comes next on the connection; empty at the end, where that goes back to the pool."""
+        decoder = self._decoder
+        if not piece:
+            if decoder is not None:
+                decoder.finish()
+            self._release()
+        elif decoder is None:
+            self._pieces.append(piece)
+        else:
+            self._pieces.extend(filter(None, decoder.decode(piece)))
 
-    async def __anext__(self) -> bytes:
-        """The next piece, of any size over 0. Raises `ClientError` when the body does not come to its end."""
-        pieces = self._pieces
-        while not pieces:
-            pooled = self._pooled
-            if pooled is None:
-                raise StopAsyncIteration
-            try:
-                piece = await pooled.conn.next_piece()
-                if self._decoder is None:
-                    if not piece:
-                        self._release()
-                        raise StopAsyncIteration
-                    return piece
-                if piece:
-                    pieces.extend(filter(None, self._decoder.decode(piece)))
-                else:
-                    self._decoder.finish()
-                    self._release()
-            except StopAsyncIteration:
-                raise
-            except BaseException:
-                self._discard()
-                raise
-        return pieces.popleft()
+    def _too_large(self) -> ResponseTooLarge:
+        return ResponseTooLarge(f"the response's body is larger than {self._max_size} bytes: read it piece by piece")
 
-    async def read(self) -> bytes:
-        """All that is left of the body. Raises `ResponseTooLarge` beyond `max_response_body_size`."""
-        pieces = []
-        size = 0
-        async for piece in self:
-            size += len(piece)
-            if size > self._max_size:
-                await self.aclose()
-                raise ResponseTooLarge(
-                    f"the response's body is larger than {self._max_size} bytes: read it piece by piece"
-                )
-            pieces.append(piece)
-        return b"".join(pieces)
-
-    async def aclose(self) -> None:
-        """Read no more: the connection is closed, unless the body was there to its end."""
+    def _close(self) -> None:
         self._pieces.clear()
         pooled = self._pooled
         if pooled is not None:
@@ -91,14 +68,6 @@ class BodyReader:
                 self._release()
             else:
                 self._discard()
-
-    async def __aenter__(self) -> BodyReader:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     def _release(self) -> None:
         pooled = self._pooled
@@ -116,13 +85,68 @@ class BodyReader:
             pooled.conn.deadline = math.inf
             self._pool.discard(pooled)
 
+    def _drop(self) -> None:
+        """The reader is collected."""
+        self._discard()
+
     def __del__(self) -> None:
         if self._pooled is None:
             return
         warnings.warn(
-            "a streamed response was dropped before its end: read it, or close it (async with client.stream(...))",
+            "a streamed response was dropped before its end: read it, or close it (with client.stream(...))",
             ResourceWarning,
             stacklevel=2,
             source=self,
         )
-        self._discard()
+        self._drop()
+
+
+class BodyReader(BaseBodyReader[ClientConnection]):
+    """An async iterator of bytes, and an async context manager. To be read to its end, or closed with `aclose`.
+
+    Read to its end, the connection serves other requests; else it is closed. One that is dropped unread is closed with a
+    `ResourceWarning` when it is collected.
+    """
+
+    __slots__ = ()
+
+    def __aiter__(self) -> BodyReader:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The next piece, of any size over 0. Raises `ClientError` when the body does not come to its end."""
+        pieces = self._pieces
+        while not pieces:
+            pooled = self._pooled
+            if pooled is None:
+                raise StopAsyncIteration
+            try:
+                self._put(await pooled.conn.next_piece())
+            except BaseException:
+                self._discard()
+                raise
+        return pieces.popleft()
+
+    async def read(self) -> bytes:
+        """All that is left of the body. Raises `ResponseTooLarge` beyond `max_response_body_size`."""
+        pieces = []
+        size = 0
+        async for piece in self:
+            size += len(piece)
+            if size > self._max_size:
+                self._close()
+                raise self._too_large()
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def aclose(self) -> None:
+        """Read no more: the connection is closed, unless the body was there to its end."""
+        self._close()
+
+    async def __aenter__(self) -> BodyReader:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._close()

@@ -18,6 +18,7 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -57,6 +58,7 @@ class SyncConnPool(Generic[C]):
         "_core",
         "_dial",
         "_drained",
+        "_dropped",
         "_idle_duration",
         "_lock",
         "_on_event",
@@ -87,6 +89,8 @@ class SyncConnPool(Generic[C]):
         """When the sweeper looks next."""
         self._drained: threading.Event | None = None
         """Set when a closed pool has no connection left; made by the first `close`."""
+        self._dropped: deque[PooledConn[C]] = deque()
+        """To be discarded by whoever has the lock next."""
         if self._core.options.min_idle_conns:
             self.sweep()
 
@@ -105,7 +109,7 @@ class SyncConnPool(Generic[C]):
             quiet = self._sweep_at <= now + self._idle_duration
         if type(actions) is tuple and actions:  # handed over: nothing to do but to wake the waiter
             actions[0].want.signal.release()  # type: ignore[union-attr]
-        elif actions or not quiet:
+        elif actions or not quiet or self._dropped:
             self._carry_out(actions)
 
     # --- everything else
@@ -116,6 +120,8 @@ class SyncConnPool(Generic[C]):
         Raises `NoFreeConns`, `RequestTimeout` (the caller's time was the shorter), `DialError`, `PoolClosed`.
         """
         core, clock = self._core, self._clock
+        if self._dropped:
+            self._take_dropped()
         with self._lock:
             now = clock()
             pooled = core.take_idle(now)
@@ -168,13 +174,31 @@ class SyncConnPool(Generic[C]):
             actions = self._core.discard(pooled, self._clock())
         self._carry_out(actions)
 
-    def redial(self, pooled: PooledConn[C]) -> PooledConn[C]:
+    def drop(self, pooled: PooledConn[C]) -> None:
+        """As `discard`, for finalizers: the collector may run one in the middle of anything, also of this pool's own work
+        with its lock held. Then the connection is discarded when that is done.
+        """
+        self._dropped.append(pooled)
+        if self._lock.acquire(blocking=False):
+            self._lock.release()
+            self._take_dropped()
+
+    def _take_dropped(self) -> None:
+        while self._dropped:
+            try:
+                pooled = self._dropped.popleft()
+            except IndexError:
+                return  # another thread took it
+            self.discard(pooled)
+
+    def redial(self, pooled: PooledConn[C], dial: Callable[[], C] | None = None) -> PooledConn[C]:
         """A fresh connection for the one holder of a connection that died, in the same slot: hold what is returned.
 
-        It is dialled once, in the caller's thread, for as long as `dial` takes. Raises what `dial` raises, and `PoolClosed`;
-        then `pooled` is still held, and to be discarded.
+        It is dialled once, in the caller's thread, for as long as the pool's `dial` takes, or the one given here, which may
+        know how much time there is. Raises what that raises, and `PoolClosed`; then `pooled` is still held, and to be
+        discarded.
         """
-        conn = self._dial()
+        conn = (dial or self._dial)()
         try:
             with self._lock:
                 fresh, actions = self._core.replace(pooled, conn, self._clock())
@@ -205,6 +229,8 @@ class SyncConnPool(Generic[C]):
         self._carry_out(actions)
 
     def stats(self) -> PoolStats:
+        if self._dropped:
+            self._take_dropped()
         with self._lock:
             return self._core.stats()
 
@@ -361,6 +387,8 @@ class SyncConnPool(Generic[C]):
                     self._sweeper_wake.set()
                 else:
                     start = self._sweeper_wake = threading.Event()
+        if self._dropped:
+            self._take_dropped()
         if start is not None:
             try:
                 threading.Thread(target=self._sweep, args=(start,), name="fastserve-pool-sweeper", daemon=True).start()
@@ -377,10 +405,14 @@ class SyncConnPool(Generic[C]):
                 if wake is None:
                     self._sweeper_wake = None
                     self._sweep_at = math.inf
-                    return
-                self._sweep_at = wake
-                woken.clear()
-                pause = wake - self._clock()
+                else:
+                    self._sweep_at = wake
+                    woken.clear()
+                    pause = wake - self._clock()
+            if self._dropped:
+                self._take_dropped()
+            if wake is None:
+                return
             woken.wait(min(max(pause, TICK), threading.TIMEOUT_MAX))
             self.sweep()
 

@@ -1,0 +1,44 @@
+"""How an exchange ends before its response is whole: the error for each phase, the same on a loop and in a thread."""
+
+from __future__ import annotations
+
+import enum
+
+from fastserve.errors import (
+    ClientError,
+    ClosedBeforeResponse,
+    ClosedInResponse,
+    ResponseBodyTimeout,
+    ResponseHeadTimeout,
+    WriteError,
+    WriteTimeout,
+)
+
+__all__ = ["Phase", "broken", "timed_out"]
+
+
+class Phase(enum.Enum):
+    """What the holder of a connection waits for."""
+
+    WRITE = "write"
+    HEAD = "head"
+    BODY = "body"
+
+
+def timed_out(phase: Phase, *, own_time: bool) -> ClientError:
+    """A wait in `phase` had no more time; `own_time` when that was the request's own."""
+    whose = "the request's own time is up" if own_time else "see write_timeout, read_timeout, body_timeout"
+    if phase is Phase.WRITE:
+        return WriteTimeout(f"the upstream did not take the request in time ({whose})")
+    if phase is Phase.HEAD:
+        return ResponseHeadTimeout(f"the response's head did not come in time ({whose})")
+    return ResponseBodyTimeout(f"the response's body did not come in time ({whose})")
+
+
+def broken(phase: Phase, why: object, *, started: bool) -> ClientError:
+    """The connection broke in `phase`; `started` when a byte of the response had come by then."""
+    if started:
+        return ClosedInResponse(f"the connection broke in the middle of the response: {why}")
+    if phase is Phase.WRITE:
+        return WriteError(f"the connection broke while the request was written: {why}")
+    return ClosedBeforeResponse(f"the connection broke before the first byte of the response: {why}")
