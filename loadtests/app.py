@@ -1,7 +1,7 @@
 """The handlers that `locustfile.py` loads, with the same routes in each kind.
 
-    fastserve run app:handler --app-dir loadtests
-    fastserve run app:threads_handler --app-dir loadtests
+fastserve run app:handler --app-dir loadtests
+fastserve run app:threads_handler --app-dir loadtests
 """
 
 from __future__ import annotations

@@ -48,12 +48,13 @@ class ReportingUser(User):  # type: ignore[misc, unused-ignore]
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        if not self.host:
-            raise StopTest("which host? Say --host http://127.0.0.1:8000, or set `host` in the class")
         try:
-            self.client = ReportingClient(self, _shared_client(self))
+            if not self.host:
+                raise ConfigError("no host: say --host http://127.0.0.1:8000, or set `host` in the class")
+            self.client = ReportingClient(self, _shared_client(self, self.host))
         except ConfigError as error:
-            raise StopTest(str(error)) from error
+            environment.process_exit_code = 1  # locust takes a test that never began for a good one
+            raise StopTest(str(error)) from None
 
     def client_options(self) -> dict[str, Any]:
         """Options of the client that is made; to be overridden."""
@@ -168,15 +169,15 @@ class ReportingClient:
         )
 
 
-def _shared_client(user: ReportingUser) -> SyncHostClient:
+def _shared_client(user: ReportingUser, host: str) -> SyncHostClient:
     environment = user.environment
     clients = _clients.get(environment)
     if clients is None:
         clients = _clients[environment] = {}
         environment.events.test_stop.add_listener(lambda **_: _close_all(clients))
-    key = (type(user), user.host)
+    key = (type(user), host)
     if key not in clients:
-        clients[key] = SyncHostClient(user.host, **user.client_options())
+        clients[key] = SyncHostClient(host, **user.client_options())
     return clients[key]
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from host_client_user import ReportingUser
 from locust import FastHttpUser, events  # type: ignore[import-not-found, unused-ignore]
@@ -42,6 +42,12 @@ def seconds(text: str) -> float:
     return _number(text, 3600.0, "a number of seconds from 0 to 3600")
 
 
+def connections(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text[:9]) > 0 and len(text) <= 9):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of connections, at least 1")
+    return int(text)
+
+
 def _number(text: str, most: float, takes: str) -> float:
     try:
         number = float(text)
@@ -67,10 +73,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="MS",
         help="Exit status 1 when the 95th percentile of the response times, of all requests together, is above this.",
     )
-    group.add_argument("--think-time", type=seconds, default=0.0, metavar="SECONDS", help="Pause of a user between requests.")
+    group.add_argument(
+        "--think-time", type=seconds, default=0.0, metavar="SECONDS", help="Pause of a user between requests."
+    )
     group.add_argument(
         "--max-conns",
-        type=int,
+        type=connections,
         default=512,
         metavar="NUMBER",
         help="HostClient users: most connections of the client of a process. Users that find all in use wait in line.",
@@ -79,7 +87,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def passed_limits(environment: Environment) -> list[str]:
     """Each limit that the whole run has passed, in words."""
-    options = environment.parsed_options
+    options: Any = environment.parsed_options
     total = environment.stats.total
     found = []
     if not total.num_requests:
@@ -96,28 +104,35 @@ def passed_limits(environment: Environment) -> list[str]:
 @events.quitting.add_listener  # type: ignore[untyped-decorator, unused-ignore]
 def judge(environment: Environment, **_: Any) -> None:
     """Set the exit status where limits were asked for; otherwise it is locust's own: 1 when anything failed."""
-    options = environment.parsed_options
-    if isinstance(environment.runner, WorkerRunner) or (options.max_fail_ratio is None and options.max_p95 is None):
+    options: Any = environment.parsed_options
+    runner: Any = environment.runner
+    if isinstance(runner, WorkerRunner) or (options.max_fail_ratio is None and options.max_p95 is None):
         return
     limits = passed_limits(environment)
     for limit in limits:
         logger.error("Limit passed: %s", limit)
     if limits:
         environment.process_exit_code = 1
-    elif options.max_fail_ratio is not None and not environment.runner.exceptions:
+    elif options.max_fail_ratio is not None and not runner.exceptions and not environment.process_exit_code:
         environment.process_exit_code = 0  # failures there may be, so many
 
 
 # Users
 
 
-def ask(scenario: Scenario) -> Callable[[Any], None]:
-    """A task that sends `scenario`."""
+def asking(weights: dict[str, int]) -> list[Any]:
+    """The tasks of a user that sends these scenarios, each as often as its weight says."""
+    tasks: list[Any] = []
+    for name, weight in weights.items():
+        tasks += [_task(SCENARIOS[name])] * weight
+    return tasks
 
-    def task(user: FastUser | ClientUser) -> None:
+
+def _task(scenario: Scenario) -> Callable[..., Any]:
+    def send(user: FastUser | ClientUser) -> None:
         user.send(scenario)
 
-    return task
+    return send
 
 
 def think(user: Any) -> float:
@@ -137,7 +152,7 @@ class FastUser(FastHttpUser):  # type: ignore[misc, unused-ignore]
             scenario.path,
             name=scenario.name,
             headers=dict(scenario.headers),
-            data=scenario.body,
+            data=cast(Any, scenario.body),  # str, says locust; bytes go through as they are
             catch_response=True,
         ) as response:
             # What failed already has no body to be read.
@@ -146,35 +161,35 @@ class FastUser(FastHttpUser):  # type: ignore[misc, unused-ignore]
 
 
 class SmallGetUser(FastUser):
-    tasks = (ask(SCENARIOS["small GET"]),)
+    tasks = asking({"small GET": 1})
 
 
 class BrowserGetUser(FastUser):
-    tasks = (ask(SCENARIOS["browser GET"]),)
+    tasks = asking({"browser GET": 1})
 
 
 class JsonPostUser(FastUser):
-    tasks = (ask(SCENARIOS["JSON POST"]),)
+    tasks = asking({"JSON POST": 1})
 
 
 class LargeBodyUser(FastUser):
-    tasks = (ask(SCENARIOS["64 KiB both ways"]),)
+    tasks = asking({"64 KiB both ways": 1})
 
 
 class StreamUser(FastUser):
-    tasks = (ask(SCENARIOS["streamed response"]),)
+    tasks = asking({"streamed response": 1})
 
 
 class BlockingUser(FastUser):
-    tasks = (ask(SCENARIOS["blocking handler"]),)
+    tasks = asking({"blocking handler": 1})
 
 
 class NoKeepAliveUser(FastUser):
-    tasks = (ask(SCENARIOS["keep-alive off"]),)
+    tasks = asking({"keep-alive off": 1})
 
 
 class MixUser(FastUser):
-    tasks = {ask(SCENARIOS[name]): weight for name, weight in MIX.items()}  # noqa: RUF012 (locust's manner)
+    tasks = asking(MIX)
 
 
 class ClientUser(ReportingUser):
@@ -201,8 +216,8 @@ class ClientUser(ReportingUser):
 
 
 class HostClientSmallGetUser(ClientUser):
-    tasks = (ask(SCENARIOS["small GET"]),)
+    tasks = asking({"small GET": 1})
 
 
 class HostClientUser(ClientUser):
-    tasks = {ask(SCENARIOS[name]): weight for name, weight in MIX.items()}  # noqa: RUF012 (locust's manner)
+    tasks = asking(MIX)

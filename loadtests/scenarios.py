@@ -48,9 +48,7 @@ SCENARIOS = {
         Scenario("small GET", "GET", "/", HELLO),
         Scenario("browser GET", "GET", "/page?from=home", HELLO, BROWSER_HEADERS),
         Scenario("JSON POST", "POST", "/orders", b'{"pieces": 3}', (("Content-Type", "application/json"),), ORDER),
-        Scenario(
-            "64 KiB both ways", "POST", "/echo", BODY, (("Content-Type", "application/octet-stream"),), body=BODY
-        ),
+        Scenario("64 KiB both ways", "POST", "/echo", BODY, (("Content-Type", "application/octet-stream"),), body=BODY),
         Scenario("streamed response", "GET", "/stream", b"".join(STREAM_PIECES)),
         Scenario("blocking handler", "GET", "/blocking", HELLO),
         Scenario("keep-alive off", "GET", "/", HELLO, (("Connection", "close"),)),

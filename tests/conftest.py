@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import pytest
 
@@ -57,8 +59,25 @@ def program(name: str, package: str) -> str:
     """The path of a real peer. Where it is missing the test is skipped, but in CI it fails: there it was to be installed."""
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin")
     if path is None:
-        text = f"{name} is missing (Debian: apt-get install {package})"
-        if os.environ.get("CI"):
-            pytest.fail(text)
-        pytest.skip(text)
+        missing(f"{name} is missing (Debian: apt-get install {package})")
     return path
+
+
+def script(name: str, requirement: str) -> str:
+    """As `program`, for one that pip puts beside the interpreter."""
+    path = shutil.which(name, path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ.get('PATH', '')}")
+    if path is None:
+        missing(f"{name} is missing (pip install {requirement})")
+    return path
+
+
+def module(name: str, requirement: str) -> None:
+    """As `program`, for a module. It is looked for and not imported: locust patches the process that imports it."""
+    if importlib.util.find_spec(name) is None:
+        missing(f"{name} is missing (pip install {requirement})")
+
+
+def missing(text: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(text)
+    pytest.skip(text)
