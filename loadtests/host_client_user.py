@@ -31,12 +31,12 @@ from locust.exception import (  # type: ignore[import-not-found, unused-ignore]
     StopTest,
 )
 
-from fastserve import ClientError, ClientResponse, ConfigError, StatusError, SyncHostClient
+from fastserve import ClientError, ClientResponse, ConfigError, SyncHostClient
 
 __all__ = ["ReportingClient", "ReportingUser"]
 
 Check = Callable[[ClientResponse], str | None]
-"""Looks at a response, and says what is wrong with it."""
+"""Looks at a response, and says what is wrong with it: with a text, or by raising."""
 
 _clients: WeakKeyDictionary[Environment, dict[tuple[type, str], SyncHostClient]] = WeakKeyDictionary()
 
@@ -148,14 +148,7 @@ class ReportingClient:
     ) -> None:
         elapsed = time.perf_counter() - clock
         if response is not None:
-            try:
-                response.raise_for_status()
-            except StatusError as failed:
-                error = failed
-            else:
-                wrong = check(response) if check is not None else None
-                if wrong is not None:
-                    error = CatchResponseError(wrong)
+            error = _wrong(response, check)
         self._fire(
             request_type=method,
             name=name or url,
@@ -167,6 +160,15 @@ class ReportingClient:
             start_time=started,
             url=url,
         )
+
+
+def _wrong(response: ClientResponse, check: Check | None) -> Exception | None:
+    try:
+        response.raise_for_status()
+        wrong = check(response) if check is not None else None
+    except Exception as error:  # a check may trip over what it did not expect
+        return error
+    return None if wrong is None else CatchResponseError(wrong)
 
 
 def _shared_client(user: ReportingUser, host: str) -> SyncHostClient:

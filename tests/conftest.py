@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import os
 import shutil
+import socket
 import sysconfig
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
@@ -73,7 +74,11 @@ def script(name: str, requirement: str) -> str:
 
 def module(name: str, requirement: str) -> None:
     """As `program`, for a module. It is looked for and not imported: locust patches the process that imports it."""
-    if importlib.util.find_spec(name) is None:
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # of the package that it is in
+        found = None
+    if found is None:
         missing(f"{name} is missing (pip install {requirement})")
 
 
@@ -81,3 +86,10 @@ def missing(text: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(text)
     pytest.skip(text)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 for a program that can't choose one itself and say which."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.cli.test_run import Running
-from tests.conftest import module
+from tests.conftest import free_port, module
 from tests.loadtests.test_scripts import LOADTESTS
 
 PATIENCE = 60.0
@@ -118,12 +118,6 @@ def statistics(out: str) -> list[dict[str, Any]]:
     return rows
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def aggregated(path: Path) -> dict[str, str]:
     """The last line of a CSV of statistics: all requests together."""
     with path.open(newline="") as file:
@@ -189,6 +183,7 @@ class Shopper(ReportingUser):
         assert self.client.get("/missing").status_code == 404
         self.client.post("/echo", body=b"ab", name="checked", check=lambda r: None if r.body == b"ab" else "?")
         self.client.put("/echo", body=b"ab", name="wrong", check=lambda r: "not what I ordered")
+        self.client.get("/", name="no JSON", check=lambda r: None if r.json()["well"] else "not well")
         self.client.get("/", name="late", timeout=0)
         self.client.get("/", name="behind a task that has ended")
 """
@@ -202,10 +197,10 @@ def test_a_locustfile_of_ones_own(server: str, tmp_path: Path) -> None:
     assert done.status == 1  # locust's own, as requests failed
     assert "Traceback" not in done.log
     # Whoever was in the middle of a round when the time was up is in some rows and not in others.
-    assert set(done.rows) == {"read whole", "read in part", "/missing", "checked", "wrong", "late"}
+    assert set(done.rows) == {"read whole", "read in part", "/missing", "checked", "wrong", "no JSON", "late"}
     for name in ("read whole", "read in part", "checked"):
         assert done.rows[name]["num_requests"] > done.rows[name]["num_failures"] == 0, name
-    for name in ("/missing", "wrong", "late"):
+    for name in ("/missing", "wrong", "no JSON", "late"):
         assert done.rows[name]["num_requests"] == done.rows[name]["num_failures"] > 0, name
     assert done.rows["read whole"]["total_content_length"] == 65536 * done.rows["read whole"]["num_requests"]
     assert 0 < done.rows["read in part"]["total_content_length"] < 65536 * done.rows["read in part"]["num_requests"]
@@ -216,6 +211,7 @@ def test_a_locustfile_of_ones_own(server: str, tmp_path: Path) -> None:
         errors = {row["Name"]: row["Error"] for row in csv.DictReader(file)}
     assert "404" in errors["/missing"]
     assert "not what I ordered" in errors["wrong"]
+    assert errors["no JSON"].startswith("JSONDecodeError(")
     assert errors["late"].startswith("RequestTimeout(")
 
 
