@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import inspect
 import math
-from dataclasses import field, fields
+from dataclasses import Field, field, fields
 from typing import Any
 
 from fastserve.errors import ConfigError
 
-__all__ = ["check_options", "option"]
+__all__ = ["check_options", "hook", "is_hook", "option"]
 
 
 def option(
@@ -21,7 +21,7 @@ def option(
     help: str,
     *,
     takes: str,
-    least: float = 0,
+    least: float | None = 0,
     most: float = math.inf,
     choices: tuple[str, ...] = (),
 ) -> Any:
@@ -31,6 +31,15 @@ def option(
     return field(
         default=default, metadata={"help": help, "takes": takes, "least": least, "most": most, "choices": choices}
     )
+
+
+def hook(help: str) -> Any:
+    """A field that takes a plain function, by default none; `is_hook` tells it from the options that a shell can set."""
+    return field(default=None, metadata={"help": help, "takes": "function or None", "hook": True})
+
+
+def is_hook(f: Field[Any]) -> bool:
+    return bool(f.metadata.get("hook"))
 
 
 def check_options(options: Any) -> None:
@@ -47,6 +56,9 @@ def _check(name: str, value: Any, metadata: Any) -> None:
     if kind == "function":
         if not callable(value):
             raise ConfigError(f"{name}={value!r}: takes a function, or None")
+        if metadata.get("hook") and inspect.iscoroutinefunction(value):
+            # It would never run, and the coroutine that it returns counts as True.
+            raise ConfigError(f"{name}: takes a plain function, not `async def`")
         return
     allowed = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}[kind]
     if type(value) not in allowed:
@@ -59,9 +71,3 @@ def _check(name: str, value: Any, metadata: Any) -> None:
         if not (least <= value <= most and math.isfinite(value)):
             upper = f" and at most {most:g}" if math.isfinite(most) else ""
             raise ConfigError(f"{name}={value!r}: takes a finite number, at least {least:g}{upper}")
-
-
-def check_plain_function(name: str, value: Any) -> None:
-    """Raises `ConfigError` for an ``async def``: it would never run, and the coroutine that it returns counts as True."""
-    if inspect.iscoroutinefunction(value):
-        raise ConfigError(f"{name}: takes a plain function, not `async def`")

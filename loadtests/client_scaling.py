@@ -100,7 +100,9 @@ def main() -> None:
             for count in map(int, counts.split(",")):
                 spent = runner.run(measure(address, count, arguments.requests))
                 first = first or spent
-                print(f"{count:6} {what:12} {spent:6.1f} us CPU per request {spent / first:5.2f} x the first", flush=True)
+                print(
+                    f"{count:6} {what:12} {spent:6.1f} us CPU per request {spent / first:5.2f} x the first", flush=True
+                )
 
 
 if __name__ == "__main__":

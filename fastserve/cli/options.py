@@ -15,6 +15,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from fastserve.options import is_hook
 from fastserve.server.config import ServerConfig
 
 __all__ = [
@@ -136,13 +137,13 @@ def environment_hint(ctx: click.Context, name: str) -> str:
 
 def config_names() -> tuple[str, ...]:
     """The names of the fields of `ServerConfig` that the command line sets."""
-    return tuple(f.name for f in fields(ServerConfig) if not f.metadata.get("hook"))
+    return tuple(f.name for f in fields(ServerConfig) if not is_hook(f))
 
 
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Decorates a command with one option for each field of `ServerConfig` that is not a hook."""
     for f in reversed(fields(ServerConfig)):
-        if not f.metadata.get("hook"):
+        if not is_hook(f):
             command = _config_option(f)(command)
     return command
 

@@ -19,18 +19,21 @@ from fastserve.errors import (
     ClientError,
     ClosedBeforeResponse,
     ConfigError,
+    InvalidRequest,
+    MalformedResponse,
     PoolClosed,
     RedirectError,
     RequestTimeout,
     WriteError,
 )
-from fastserve.http1.response_parser import ResponseHeadMemory
+from fastserve.http1.response_parser import ResponseHeadMemory, ResponseParser, ResponseState
 from fastserve.pool.stats import PoolStats
 
-__all__ = ["BaseClient"]
+__all__ = ["MAX_REDIRECTS", "SWITCHING_PROTOCOLS", "BaseClient", "check_switch", "time_limit"]
 
 MAX_REDIRECTS = 16
 """Redirects that are followed unless told otherwise, as fasthttp's."""
+SWITCHING_PROTOCOLS = 101
 
 R = TypeVar("R")
 """What a request returns: a `ClientResponse`, or an awaitable of one."""
@@ -52,11 +55,16 @@ class BaseClient(ABC, Generic[R]):
         for name in changes:
             if name not in known:
                 raise ConfigError(f"{name}: not an option of a client; there are {', '.join(known)}")
+        if options is not None and not isinstance(options, ClientOptions):
+            raise ConfigError(f"options={options!r}: takes a ClientOptions, or give each option by its name")
         base = {name: getattr(options, name) for name in known} if options is not None else {}
         self.options = ClientOptions(**{**base, **changes})
         self.addresses = parse_addresses(addr, is_tls=self.options.is_tls)
         self.addr = addr
-        self._encoder = RequestEncoder(self.addresses, self.options)
+        try:
+            self._encoder = RequestEncoder(self.addresses, self.options)
+        except InvalidRequest as error:  # what every request would be told
+            raise ConfigError(f"addr={addr!r}, name={self.options.name!r}: {error.message}") from None
         self._memory = ResponseHeadMemory(self.options.max_header_size, self.options.max_header_count)
         self._last_use_time = 0.0
 
@@ -199,6 +207,18 @@ class BaseClient(ABC, Generic[R]):
             error.elapsed = elapsed
         return error
 
+    def _stream_head(self, request: ClientRequest, parser: ResponseParser) -> tuple[ClientResponse, list[str]]:
+        """A response whose body is to be streamed, and the content codings that its reader undoes."""
+        if parser.head.status == SWITCHING_PROTOCOLS:
+            check_switch(request)
+        response = ClientResponse(parser.head, b"", parser.trailer_fields)
+        is_empty = parser.state is ResponseState.COMPLETE and not parser.parts
+        encodings = response.content_encodings if self.options.decode_content and not is_empty else []
+        if encodings:  # they say nothing of what is read
+            response.headers.discard("content-encoding")
+            response.headers.discard("content-length")
+        return response, encodings
+
     def _redirected(
         self, request: ClientRequest, response: ClientResponse, followed: int, max_redirects: int
     ) -> ClientRequest | None:
@@ -212,10 +232,19 @@ class BaseClient(ABC, Generic[R]):
         return following
 
 
+def check_switch(request: ClientRequest) -> None:
+    """For a 101 response, which is the last of its connection. Raises `MalformedResponse` where it was not asked for."""
+    if "upgrade" not in request.headers:
+        raise MalformedResponse("a 101 response to a request without Upgrade (RFC 9110 15.2.2, 7.8)")
+
+
 def time_limit(now: float, timeout: float | None, deadline: float | None) -> float:
     """When a request that begins `now` is given up. Raises `RequestTimeout` when that is past already."""
     if timeout is None and deadline is None:
         return math.inf
+    for name, value in (("timeout", timeout), ("deadline", deadline)):
+        if value is not None and (not isinstance(value, int | float) or value != value):
+            raise InvalidRequest(f"{name}={value!r}: takes a number of seconds, or None")
     limit = min(math.inf if timeout is None else now + timeout, math.inf if deadline is None else deadline)
     if limit <= now:
         raise RequestTimeout("the request's time was up before it began", phase="request")

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fastserve.client.endings import Phase, broken, timed_out
-from fastserve.errors import ClientError, ClosedBeforeResponse
+from fastserve.errors import ClientClosed, ClientError, ClosedBeforeResponse
 from fastserve.http1.response_parser import ResponseHeadMemory, ResponseParser, ResponseState
 
 if TYPE_CHECKING:
@@ -53,8 +53,10 @@ class ClientConnection(asyncio.Protocol):
         "_watch",
         "_write_paused",
         "_write_timeout",
+        "connected",
         "deadline",
         "error",
+        "interrupt",
         "limit",
         "lost",
         "parser",
@@ -91,7 +93,7 @@ class ClientConnection(asyncio.Protocol):
         """Its entry in the pool's books."""
         self.error: ClientError | None = None
         """Why the connection is of no use any more."""
-        self.lost = False
+        self.connected = self.lost = False
         self.spoiled = False
         """True when it may not be used for another request."""
         self.wrote = False
@@ -99,6 +101,8 @@ class ClientConnection(asyncio.Protocol):
         self.phase = HEAD
         self.deadline = self.limit = math.inf
         """When the wait under way is given up; and when the request is, which is never sooner."""
+        self.interrupt: Callable[[], None] | None = None
+        """While the holder waits for its own body to send: what ends that wait when there is no need to send."""
         self._waiter: asyncio.Future[None] | None = None  # the holder's
         self._streams = False
         self._told = False
@@ -114,7 +118,8 @@ class ClientConnection(asyncio.Protocol):
         self.parser.begin(method)
         self.phase = HEAD
         waiter = self._waiter = self._loop.create_future()
-        if self.error is not None or self.lost:
+        if self.spoiled:  # also by unasked bytes: what follows them would be taken for the response
+            self.wrote = False
             self._raise_in_waiter()
             return waiter
         self.wrote = True
@@ -127,20 +132,26 @@ class ClientConnection(asyncio.Protocol):
         self.parser.begin(method)
         self.phase = WRITE
         self.wrote = False
-        self.deadline = math.inf
+        self.rest()
 
     def _set_streams(self, streams: bool) -> None:
         self._streams = streams
         self.parser.max_body_size = None if streams else self._max_body_size  # what is streamed is not held
 
+    def rest(self) -> None:
+        """Nothing is waited for but the holder itself: only the request's own time runs."""
+        self._watch(self, math.inf)
+
     @property
     def answered(self) -> bool:
         """True when the response is there although the request was not written to its end, or never will be."""
-        return self.error is not None or self.lost or self.parser.state is not IN_HEAD
+        return self.spoiled or self.parser.state is not IN_HEAD
 
     async def write(self, data: bytes) -> None:
         """Write a part of the request, and wait until the upstream has taken most of it, or has answered already."""
         if self.answered:
+            if data:
+                self.spoil()  # it is not sent, and the upstream waits for it
             return
         self.wrote = True
         self._transport.write(data)
@@ -152,13 +163,18 @@ class ClientConnection(asyncio.Protocol):
                 await self._waiter
             finally:
                 self._waiter = None
+                self.rest()
 
     async def sent(self, read_timeout: float) -> None:
         """The request is written, or the rest of it is not wanted. Wait for the response, or its head."""
         if self._transport.get_write_buffer_size() and self.answered:
             self.spoil()  # the upstream did not wait for the rest: what it makes of it is not known
-        self.phase = HEAD
-        self._watch(self, read_timeout)
+        if self.parser.state is IN_HEAD:
+            self.phase = HEAD
+            self._watch(self, read_timeout)
+        else:
+            self.phase = BODY
+            self._watch(self, self._body_timeout)
         while not self._is_there():
             self._waiter = self._loop.create_future()
             try:
@@ -174,28 +190,38 @@ class ClientConnection(asyncio.Protocol):
                 return b""
             if self.error is not None:
                 raise self.error
-            self.phase = BODY
             self._watch(self, self._body_timeout)
-            self._resume_reading()
+            self.resume_reading()
             self._waiter = self._loop.create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-                self.deadline = math.inf
+                self.rest()
         return parser.take_body()
+
+    def stream_begins(self) -> None:
+        """The head is there; the body's time runs while it is waited for, and not while its reader is busy."""
+        self.phase = BODY
+        self.rest()
 
     @property
     def reusable(self) -> bool:
         return self.parser.keep_alive and not self.spoiled
 
     def close(self) -> None:
-        """Close now. What is not written is lost: nobody waits for an answer to it."""
+        """Close now. What is not written is lost: nobody waits for an answer to it.
+
+        A holder that still waits, or will, is told that it was the client that closed.
+        """
         self.spoiled = True
-        if self.parser.state is COMPLETE or not self.wrote:
+        complete = self.parser.state is COMPLETE or not self.wrote
+        if self.error is None and self.parser.state is not COMPLETE:
+            self.error = ClientClosed("the client was closed in the middle of the request", phase=self.phase.value)
+        if complete and not self._transport.get_write_buffer_size():
             self._transport.close()
         else:
-            self._transport.abort()
+            self._transport.abort()  # a close would wait until the rest of the request is taken, maybe for ever
 
     # For the client's timer
 
@@ -216,6 +242,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
+        self.connected = True
 
     def data_received(self, data: bytes) -> None:
         parser = self.parser
@@ -234,6 +261,8 @@ class ClientConnection(asyncio.Protocol):
                 self.spoil()
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
+            elif self.interrupt is not None:
+                self.interrupt()
             return
         if parser.state is IN_HEAD:
             return  # part of a head, or an informational one: the deadline stays
@@ -246,6 +275,8 @@ class ClientConnection(asyncio.Protocol):
         elif self.phase is not WRITE:
             self.phase = BODY
             self._watch(self, self._body_timeout)
+        if self.phase is WRITE:
+            self._wake()  # there is no need to write on
 
     def eof_received(self) -> bool:
         self.spoil()
@@ -290,7 +321,7 @@ class ClientConnection(asyncio.Protocol):
             return True
         if self.error is not None:
             raise self.error
-        if self.lost:
+        if self.spoiled and not self.wrote:
             raise ClosedBeforeResponse("the connection was closed before the request was written")
         return False
 
@@ -309,13 +340,23 @@ class ClientConnection(asyncio.Protocol):
     def _wake(self) -> None:
         waiter = self._waiter
         if waiter is None or waiter.done():
+            if self.interrupt is not None:
+                self.interrupt()
             return
         if self.error is not None and self.phase is not WRITE:
             waiter.set_exception(self.error)
         else:
             waiter.set_result(None)
 
-    def _resume_reading(self) -> None:
+    def call_soon(self, call: Callable[..., object], *arguments: object) -> None:
+        """On the connection's loop, from any thread; not at all when that is closed."""
+        try:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:
+            pass
+
+    def resume_reading(self) -> None:
+        """Before it is waited for, and before the connection is another request's."""
         if self._reading_paused:
             self._reading_paused = False
             self._transport.resume_reading()

@@ -89,17 +89,25 @@ class BodyFramer:
 
     def frame(self, piece: object) -> bytes:
         """One piece, ready to be written; empty for an empty one. Raises `InvalidRequest`."""
-        data = piece.encode() if isinstance(piece, str) else piece
-        if not isinstance(data, bytes | bytearray | memoryview):
+        if isinstance(piece, str):
+            try:
+                data = piece.encode()
+            except UnicodeEncodeError as error:
+                raise InvalidRequest(
+                    f"the body's stream gave str with no UTF-8 form: {error.reason}", phase="write"
+                ) from None
+        elif isinstance(piece, bytes | bytearray | memoryview):
+            data = bytes(piece)  # a memoryview's len() may count more than bytes
+        else:
             raise InvalidRequest(
                 f"the body's stream gave {type(piece).__name__}: bytes and str can be sent", phase="write"
             )
         if self._left is None:
-            return chunk(bytes(data)) if len(data) else b""
+            return chunk(data) if data else b""
         self._left -= len(data)
         if self._left < 0:
             raise InvalidRequest("the body's stream is longer than its Content-Length says", phase="write")
-        return bytes(data)
+        return data
 
     def end(self) -> bytes:
         """What stands behind the last piece. Raises `InvalidRequest` when bytes are missing."""

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
 from math import inf
 from types import TracebackType
 from typing import Any
 
-from fastserve.client.base import MAX_REDIRECTS, BaseClient, time_limit
+from fastserve.client.base import MAX_REDIRECTS, SWITCHING_PROTOCOLS, BaseClient, check_switch, time_limit
 from fastserve.client.connection import ClientConnection
 from fastserve.client.dialing import Dialer
 from fastserve.client.encoder import BodyFramer
@@ -29,11 +29,14 @@ from fastserve.client.request import ClientRequest
 from fastserve.client.resolver import Resolver
 from fastserve.client.response import ClientResponse
 from fastserve.errors import ClientError, DialError
+from fastserve.http1.request_writer import asks_to_close
 from fastserve.pool.aio import ConnPool
 from fastserve.pool.conn import PooledConn
 
 __all__ = ["HostClient"]
 
+YIELD_EVERY = 256 * 1024
+"""Bytes of a plain iterable that are sent before other tasks have a turn."""
 CLOSE_TIMEOUT = 1.0
 """Seconds that `aclose` waits for sockets to be closed by the loop."""
 
@@ -65,7 +68,7 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
             self._dial,
             ClientConnection.close,
             given.pool_options(),
-            attach=_attach,
+            attach=self._attach,
             clock=self._clock,
         )
         self._take_idle = self._pool.take_idle
@@ -93,17 +96,21 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
         started = self._last_use_time = self._clock()
         limit = inf if timeout is None and deadline is None else time_limit(started, timeout, deadline)
         head = content = None
+        closes = False
         if request._headers is None and not request.content and request.stream is None and request.origin is None:
             head = self._plain_heads.get((request.method, request.target))
         if head is None:
             head, content = self._encoder.encode(request)
+            closes = request._headers is not None and asks_to_close(request._headers)
         attempt = 1
         pooled: Pooled | None = None
         try:
             pooled = self._take_idle(started)
             if pooled is None:
                 pooled = await self._pool.acquire(None if limit is inf else limit - started)
-            now = started
+                now = self._clock()
+            else:
+                now = started
             while True:
                 conn = pooled.conn
                 conn.limit = limit
@@ -126,15 +133,21 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
                 pooled = await self._pool.redial(pooled, None if limit is inf else limit - now)
                 now = self._clock()
             parser = conn.parser
+            if closes:  # also if the response did not say so (RFC 9112 9.6)
+                conn.spoil()
             if streams:
-                return self._streamed(pooled)
+                response = self._streamed(request, pooled, started)
+                pooled = None
+                return response
             response = ClientResponse(parser.head, parser.take_body(), parser.trailer_fields)
             if parser.keep_alive and not conn.spoiled:
                 self._pool.release(pooled)
             else:
+                if parser.head.status == SWITCHING_PROTOCOLS:
+                    check_switch(request)
                 self._pool.discard(pooled)
             pooled = None
-            if self._decodes:
+            if self._decodes and response.body:
                 response.decode_content(self.options.max_response_body_size)
             return response
         except BaseException as error:
@@ -153,13 +166,19 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
         timeout: float | None = None,
         deadline: float | None = None,
     ) -> ClientResponse:
-        limit = time_limit(self._clock(), timeout, deadline)
+        started = self._clock()
+        limit = time_limit(started, timeout, deadline)
         followed = 0
         while True:
-            response = await self._do(request, None, limit, False)
-            following = self._redirected(request, response, followed, max_redirects)
+            response = await self._do(request, None, limit, self._streams)
+            try:
+                following = self._redirected(request, response, followed, max_redirects)
+            except ClientError as error:
+                await _close_stream(response)
+                raise self._told(error, self._clock() - started) from error.__cause__
             if following is None:
                 return response
+            await _close_stream(response)
             request = following
             followed += 1
 
@@ -182,7 +201,8 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
             self._timer.cancel()
             self._timer = None
         if self._connections:
-            self._all_closed = asyncio.get_running_loop().create_future()
+            if self._all_closed is None:
+                self._all_closed = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._all_closed], timeout=CLOSE_TIMEOUT)
 
     async def __aenter__(self) -> HostClient:
@@ -213,13 +233,12 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
             )
 
         if options.dial is not None:
-            _, protocol = await options.dial(connection)
+            conn = await _dial_by(options.dial, connection)
         else:
-            _, protocol = await self._dialer.dial(connection, timeout=options.dial_timeout)
-        if not isinstance(protocol, ClientConnection):
-            raise DialError("dial must return (transport, protocol) with the protocol that its argument made")
-        self._connections.add(protocol)
-        return protocol
+            _, conn = await self._dialer.dial(connection, timeout=options.dial_timeout)
+        if not conn.lost:  # else it has left already
+            self._connections.add(conn)
+        return conn
 
     async def _send_in_parts(
         self, conn: ClientConnection, request: ClientRequest, head: bytes, content: bytes | None, streams: bool
@@ -231,27 +250,23 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
             await conn.write(content)
         elif request.stream is not None:
             framer = BodyFramer(request)
-            stream = request.stream
-            pieces = stream if isinstance(stream, AsyncIterable) else _as_async(stream)
-            try:
-                async for piece in pieces:
-                    if conn.answered:
-                        break
-                    await conn.write(framer.frame(piece))
-            finally:
-                if hasattr(pieces, "aclose"):
-                    await pieces.aclose()
+            if not conn.answered:  # else not a piece is taken: it may be sent again
+                await _send_pieces(conn, request.stream, framer)
             if conn.answered:
                 conn.spoil()  # the rest of the body is not sent
             else:
                 await conn.write(framer.end())
         await conn.sent(self._read_timeout)
 
-    def _streamed(self, pooled: Pooled) -> ClientResponse:
-        parser = pooled.conn.parser
-        response = ClientResponse(parser.head, b"", parser.trailer_fields)
-        encodings = response.content_encodings if self._decodes else []
-        response.stream = BodyReader(self._pool, pooled, encodings, self.options.max_response_body_size)
+    def _streamed(self, request: ClientRequest, pooled: Pooled, started: float) -> ClientResponse:
+        response, encodings = self._stream_head(request, pooled.conn.parser)
+        response.stream = BodyReader(
+            self._pool,
+            pooled,
+            encodings,
+            self.options.max_response_body_size,
+            lambda: self._clock() - started,
+        )
         return response
 
     def _watch(self, conn: ClientConnection, seconds: float) -> None:
@@ -274,8 +289,13 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
         for conn in [conn for conn in self._connections if conn.deadline <= now]:
             conn.expire(now)
         soonest = min((conn.deadline for conn in self._connections), default=inf)
-        if soonest is not inf:
+        if soonest < inf:
             self._arm(soonest)
+
+    def _attach(self, pooled: Pooled) -> None:
+        pooled.conn.pooled = pooled
+        if pooled.conn.spoiled:  # before the pool had it
+            self._pool.lost(pooled)
 
     def _on_unusable(self, conn: ClientConnection) -> None:
         pooled = conn.pooled
@@ -288,13 +308,72 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
             self._all_closed.set_result(None)
 
 
-def _attach(pooled: Pooled) -> None:
-    pooled.conn.pooled = pooled
+async def _dial_by(dial: Callable[..., Any], connection: Callable[[], ClientConnection]) -> ClientConnection:
+    """A connection by the `dial` of the options. Whatever that raises or returns, what ends the request is a `ClientError`."""
+    made: list[ClientConnection] = []
+
+    def factory() -> ClientConnection:
+        made.append(connection())
+        return made[-1]
+
+    try:
+        result = await dial(factory)
+    except ClientError:
+        raise
+    except Exception as error:
+        raise DialError(f"dial raised {type(error).__name__}: {error}") from error
+    conn = result[1] if isinstance(result, tuple) and len(result) == 2 else None
+    if not any(conn is each and each.connected for each in made):
+        if isinstance(result, tuple):
+            for part in result:
+                if isinstance(part, asyncio.BaseTransport):
+                    part.close()
+        raise DialError("dial must return (transport, protocol), with the protocol that its argument made, connected")
+    assert isinstance(conn, ClientConnection)
+    return conn
+
+
+async def _send_pieces(
+    conn: ClientConnection, stream: Iterable[bytes | str] | AsyncIterable[bytes | str], framer: BodyFramer
+) -> None:
+    """Until its end, or until the upstream has answered: then a stream that is waited for is cancelled."""
+    loop = asyncio.get_running_loop()
+    pieces = aiter(stream) if isinstance(stream, AsyncIterable) else _as_async(stream)
+    scope = asyncio.timeout(None)
+
+    def interrupt() -> None:
+        conn.interrupt = None
+        scope.reschedule(loop.time())
+
+    try:
+        async with scope:
+            conn.interrupt = interrupt
+            async for piece in pieces:
+                if conn.answered:
+                    break
+                await conn.write(framer.frame(piece))
+    except TimeoutError:
+        if not scope.expired():
+            raise  # the stream's own
+    finally:
+        conn.interrupt = None
+        if hasattr(pieces, "aclose"):
+            await pieces.aclose()
 
 
 async def _as_async(pieces: Iterable[bytes | str]) -> AsyncIterator[bytes | str]:
+    size = 0
     for piece in pieces:
         yield piece
+        size += len(piece)
+        if size >= YIELD_EVERY:  # an upstream that takes all at once would keep the loop for itself
+            size = 0
+            await asyncio.sleep(0)
+
+
+async def _close_stream(response: ClientResponse) -> None:
+    if isinstance(response.stream, BodyReader):
+        await response.stream.aclose()
 
 
 class StreamedExchange:
@@ -318,5 +397,5 @@ class StreamedExchange:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._response is not None and isinstance(self._response.stream, BodyReader):
-            await self._response.stream.aclose()
+        if self._response is not None:
+            await _close_stream(self._response)

@@ -7,10 +7,10 @@ retry has a bound.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from fastserve.options import check_options, check_plain_function, option
+from fastserve.options import check_options, hook, option
 from fastserve.pool.options import PoolOptions
 
 if TYPE_CHECKING:
@@ -92,11 +92,9 @@ class ClientOptions:
         takes="int",
         least=1,
     )
-    retry_if: Callable[[ClientRequest], bool] | None = option(
-        None,
+    retry_if: Callable[[ClientRequest], bool] | None = hook(
         "Called as (request) in place of the rule about methods: True lets it be sent again. Never asked for a request "
-        "with a streamed body, or after a byte of its response.",
-        takes="function or None",
+        "with a streamed body, or after a byte of its response."
     )
     dial: Callable[..., Any] | None = option(
         None,
@@ -167,9 +165,6 @@ class ClientOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
-        for f in fields(self):
-            if f.name == "retry_if":
-                check_plain_function(f.name, getattr(self, f.name))
 
     def pool_options(self, **more: Any) -> PoolOptions:
         """What of these is the pool's."""

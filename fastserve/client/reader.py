@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
 from fastserve.client.connection import ClientConnection
-from fastserve.errors import ResponseTooLarge
+from fastserve.errors import ClientError, ClosedInResponse, ResponseTooLarge
 from fastserve.http1.content_coding import content_decoder
+from fastserve.http1.response_parser import ResponseParser, ResponseState
 from fastserve.pool.conn import PooledConn
 
 __all__ = ["BaseBodyReader", "BodyReader"]
 
 
 class _Connection(Protocol):
-    deadline: float
+    parser: ResponseParser
 
     @property
     def reusable(self) -> bool: ...
+    def stream_begins(self) -> None: ...
 
 
 C = TypeVar("C", bound=_Connection)
@@ -33,79 +34,127 @@ class _Pool(Protocol[C]):
 
 
 class BaseBodyReader(Generic[C]):
-    """What `BodyReader` and `SyncBodyReader` have in common: all but the waiting."""
+    """What `BodyReader` and `SyncBodyReader` have in common: all but the waiting.
 
-    __slots__ = ("__weakref__", "_decoder", "_max_size", "_pieces", "_pool", "_pooled")
+    Invariant: what ended the body early is raised again by every later read. A part of a body is never taken for the whole.
+    """
 
-    def __init__(self, pool: _Pool[C], pooled: PooledConn[C], encodings: Sequence[str], max_size: int) -> None:
-        self._pool = pool
-        self._pooled: PooledConn[C] | None = None  # until nothing can fail: a coding may be one that is not known
+    __slots__ = (
+        "__weakref__",
+        "_decoder",
+        "_elapsed",
+        "_error",
+        "_is_reading",
+        "_max_size",
+        "_pieces",
+        "_pool",
+        "_pooled",
+    )
+
+    def __init__(
+        self,
+        pool: _Pool[C],
+        pooled: PooledConn[C],
+        encodings: Sequence[str],
+        max_size: int,
+        elapsed: Callable[[], float],
+    ) -> None:
+        """`elapsed` is asked for the seconds since the request began when something fails."""
+        self._pooled: PooledConn[C] | None = None  # until nothing here can fail any more
         self._decoder = content_decoder(encodings) if encodings else None
-        self._pooled = pooled
+        self._pool = pool
         self._max_size = max_size
-        self._pieces: deque[bytes] = deque()  # decoded, and not taken yet
+        self._elapsed = elapsed
+        self._error: BaseException | None = None
+        self._is_reading = False
+        self._pieces: Iterator[bytes] = iter(())  # decoded, each when it is asked for
+        self._pooled = pooled
+        conn = pooled.conn
+        if conn.parser.state is ResponseState.COMPLETE:  # it is all here: the connection is for others
+            whole = conn.parser.take_body()
+            self._give_back()
+            if whole:
+                self._pieces = self._decoded_whole(whole) if self._decoder is not None else iter((whole,))
+        else:
+            conn.stream_begins()
+
+    def _decoded_whole(self, whole: bytes) -> Iterator[bytes]:
+        assert self._decoder is not None
+        yield from self._decoder.decode(whole)
+        self._decoder.finish()
+
+    def _begin_read(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._is_reading:
+            raise ClientError("the body is being read by another task or thread", phase="body")
+        self._is_reading = True
 
     def _put(self, piece: bytes) -> None:
         """`piece` comes next on the connection; empty at the end, where that goes back to the pool."""
         decoder = self._decoder
         if not piece:
+            self._give_back()
             if decoder is not None:
                 decoder.finish()
-            self._release()
         elif decoder is None:
-            self._pieces.append(piece)
+            self._pieces = iter((piece,))
         else:
-            self._pieces.extend(filter(None, decoder.decode(piece)))
+            self._pieces = decoder.decode(piece)
+
+    def _failed(self, error: BaseException) -> None:
+        """A read ends with `error`, which is about to be raised."""
+        if isinstance(error, ClientError) and not error.elapsed:
+            error.elapsed = self._elapsed()
+        self._end(error if isinstance(error, ClientError) else _left_early())
 
     def _too_large(self) -> ResponseTooLarge:
-        return ResponseTooLarge(f"the response's body is larger than {self._max_size} bytes: read it piece by piece")
+        error = ResponseTooLarge(f"the response's body is larger than {self._max_size} bytes: read it piece by piece")
+        self._failed(error)
+        return error
 
     def _close(self) -> None:
-        self._pieces.clear()
-        pooled = self._pooled
-        if pooled is not None:
-            if pooled.conn.reusable:  # its end has come, and was not looked at
-                self._release()
-            else:
-                self._discard()
+        if self._pooled is not None or next(self._pieces, None) is not None:
+            self._end(_left_early())
 
-    def _release(self) -> None:
-        pooled = self._pooled
-        assert pooled is not None
-        self._pooled = None
-        pooled.conn.deadline = math.inf
-        if pooled.conn.reusable:
-            self._pool.release(pooled)
-        else:
-            self._pool.discard(pooled)
+    def _end(self, error: BaseException) -> None:
+        """No more of the body, and why."""
+        if self._error is None:
+            self._error = error
+        self._pieces = iter(())
+        self._give_back()
 
-    def _discard(self) -> None:
+    def _give_back(self) -> None:
         pooled, self._pooled = self._pooled, None
         if pooled is not None:
-            pooled.conn.deadline = math.inf
-            self._pool.discard(pooled)
+            if pooled.conn.reusable:
+                self._pool.release(pooled)
+            else:
+                self._pool.discard(pooled)
 
-    def _drop(self) -> None:
-        """The reader is collected."""
-        self._discard()
+    def _drop(self, pooled: PooledConn[C]) -> None:
+        """The reader is collected, in whatever thread and in the middle of whatever: have `pooled` discarded."""
+        raise NotImplementedError
 
     def __del__(self) -> None:
-        if self._pooled is None:
+        pooled = self._pooled
+        if pooled is None:
             return
+        self._pooled = None
+        self._drop(pooled)  # first, as the warning may be an error
         warnings.warn(
             "a streamed response was dropped before its end: read it, or close it (with client.stream(...))",
             ResourceWarning,
             stacklevel=2,
             source=self,
         )
-        self._drop()
 
 
 class BodyReader(BaseBodyReader[ClientConnection]):
-    """An async iterator of bytes, and an async context manager. To be read to its end, or closed with `aclose`.
+    """An async iterator of bytes, and an async context manager. To be read to its end by one task, or closed with `aclose`.
 
     Read to its end, the connection serves other requests; else it is closed. One that is dropped unread is closed with a
-    `ResourceWarning` when it is collected.
+    `ResourceWarning` when it is collected. What ended the body early is raised again by every later read.
     """
 
     __slots__ = ()
@@ -115,17 +164,21 @@ class BodyReader(BaseBodyReader[ClientConnection]):
 
     async def __anext__(self) -> bytes:
         """The next piece, of any size over 0. Raises `ClientError` when the body does not come to its end."""
-        pieces = self._pieces
-        while not pieces:
-            pooled = self._pooled
-            if pooled is None:
-                raise StopAsyncIteration
-            try:
-                self._put(await pooled.conn.next_piece())
-            except BaseException:
-                self._discard()
-                raise
-        return pieces.popleft()
+        self._begin_read()
+        try:
+            while True:
+                for piece in self._pieces:
+                    if piece:
+                        return piece
+                if self._pooled is None:
+                    break
+                self._put(await self._pooled.conn.next_piece())
+        except BaseException as error:
+            self._failed(error)
+            raise
+        finally:
+            self._is_reading = False
+        raise StopAsyncIteration
 
     async def read(self) -> bytes:
         """All that is left of the body. Raises `ResponseTooLarge` beyond `max_response_body_size`."""
@@ -134,7 +187,6 @@ class BodyReader(BaseBodyReader[ClientConnection]):
         async for piece in self:
             size += len(piece)
             if size > self._max_size:
-                self._close()
                 raise self._too_large()
             pieces.append(piece)
         return b"".join(pieces)
@@ -150,3 +202,19 @@ class BodyReader(BaseBodyReader[ClientConnection]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._close()
+
+    def _give_back(self) -> None:
+        if self._pooled is not None:
+            conn = self._pooled.conn
+            conn.deadline = math.inf
+            if conn.reusable:
+                conn.resume_reading()
+        super()._give_back()
+
+    def _drop(self, pooled: PooledConn[ClientConnection]) -> None:
+        pooled.conn.deadline = math.inf
+        pooled.conn.call_soon(self._pool.discard, pooled)  # the pool is its loop's
+
+
+def _left_early() -> ClosedInResponse:
+    return ClosedInResponse("the body was closed before its end was read")

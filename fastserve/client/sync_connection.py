@@ -21,12 +21,13 @@ import math
 import select
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Iterable
 from time import monotonic
 
 from fastserve.client.endings import Phase, broken, timed_out
-from fastserve.errors import ClientError
+from fastserve.errors import ClientClosed, ClientError
 from fastserve.http1.response_parser import ResponseHeadMemory, ResponseParser, ResponseState
 
 __all__ = ["SyncConnection"]
@@ -167,7 +168,9 @@ class SyncConnection:
         self.parser.begin(method)
         self.wrote = False
         self._write(head)
-        if not self._answered:
+        if self._answered:  # not a part is taken: all of it may be sent again
+            self.spoiled = True
+        else:
             for part in parts:
                 if self._answered:
                     self.spoiled = True
@@ -176,13 +179,16 @@ class SyncConnection:
                 self._write(part)
         self._sent(read_timeout)
 
+    def stream_begins(self) -> None:
+        """The head is there; the body's time runs while it is waited for, and not while its reader is busy."""
+        self.phase = BODY
+
     def next_piece(self) -> bytes:
         """More of a streamed body; empty at its end. Raises what ended it before."""
         parser = self.parser
         while not parser.parts:
             if parser.state is COMPLETE:
                 return b""
-            self.phase = BODY
             self._turn_until(self._body_timeout)
         return parser.take_body()
 
@@ -211,12 +217,23 @@ class SyncConnection:
                 ):  # gone already; or no socket of the socket module, which may not know better
                     pass
 
+    def was_cut(self) -> ClientClosed:
+        """What a holder under which the connection was closed raises."""
+        return ClientClosed("the client was closed while the request was under way", phase=self.phase.value)
+
     def end(self) -> None:
         """Close the socket: for the holder, or when there is none."""
         self.cut = True
         with self._closing:
             if not self._is_ended:
                 self._is_ended = True
+                if self._outgoing is not None:
+                    # Its FIN would stand behind what an upstream that reads nothing does not take, and it would never
+                    # learn that we are gone. With RST it does, and the kernel keeps nothing for it.
+                    try:
+                        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    except OSError:
+                        pass
                 self._sock.close()
 
     # Inside
@@ -328,11 +345,15 @@ class SyncConnection:
                 self.spoiled = True
             return
         self.spoiled = True
+        if self.cut:  # our own end; to the parser it might complete a body
+            raise self.was_cut()
         if self._write_error is not None and not parser.started:
             raise self._broken(self._write_error) from self._write_error
         parser.eof()
 
     def _broken(self, error: OSError) -> ClientError:
+        if self.cut:
+            return self.was_cut()
         if self._write_error is not None:
             self.phase = WRITE  # what came of it shows only now
             error = self._write_error

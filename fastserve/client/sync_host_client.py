@@ -3,7 +3,7 @@
 Any number of threads share one client. A request is written and its response read in the caller's own thread; which
 connection it gets is `SyncConnPool`'s to decide.
 
-Invariants (tests/client/test_sync_host_client.py): those of `host_client`, and
+Invariants (tests/client/test_sync_*.py): those of `host_client`, and
 4. No loop watches an idle connection, so whoever takes one looks whether it is alive before anything is written: one
    that is dead makes way for another, and is no attempt of the request.
 """
@@ -11,13 +11,14 @@ Invariants (tests/client/test_sync_host_client.py): those of `host_client`, and
 from __future__ import annotations
 
 import dataclasses
+import socket
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from math import inf
 from types import TracebackType
 from typing import Any
 
-from fastserve.client.base import MAX_REDIRECTS, BaseClient, time_limit
+from fastserve.client.base import MAX_REDIRECTS, SWITCHING_PROTOCOLS, BaseClient, check_switch, time_limit
 from fastserve.client.dialing import Dialer
 from fastserve.client.encoder import BodyFramer, pieces_of
 from fastserve.client.options import ClientOptions
@@ -27,7 +28,8 @@ from fastserve.client.response import ClientResponse
 from fastserve.client.sync_connection import SyncConnection
 from fastserve.client.sync_pool import ClientPool, Pooled
 from fastserve.client.sync_reader import SyncBodyReader
-from fastserve.errors import ClientClosed, ClientError, ClosedBeforeResponse, DialError, DialTimeout
+from fastserve.errors import ClientError, ClosedBeforeResponse, DialError, DialTimeout
+from fastserve.http1.request_writer import asks_to_close
 from fastserve.pool.dials import redial_timeout
 
 __all__ = ["SyncHostClient"]
@@ -81,13 +83,19 @@ class SyncHostClient(BaseClient[ClientResponse]):
         timeout: float | None = None,
         deadline: float | None = None,
     ) -> ClientResponse:
-        limit = time_limit(self._clock(), timeout, deadline)
+        started = self._clock()
+        limit = time_limit(started, timeout, deadline)
         followed = 0
         while True:
-            response = self._do(request, None, limit, False)
-            following = self._redirected(request, response, followed, max_redirects)
+            response = self._do(request, None, limit, self._streams)
+            try:
+                following = self._redirected(request, response, followed, max_redirects)
+            except ClientError as error:
+                _close_stream(response)
+                raise self._told(error, self._clock() - started) from error.__cause__
             if following is None:
                 return response
+            _close_stream(response)
             request = following
             followed += 1
 
@@ -106,12 +114,14 @@ class SyncHostClient(BaseClient[ClientResponse]):
         started = now = self._last_use_time = clock()
         limit = inf if timeout is None and deadline is None else time_limit(started, timeout, deadline)
         head = content = pieces = None
-        if not request.headers.raw and not request.content and request.stream is None and request.origin is None:
+        closes = False
+        if request._headers is None and not request.content and request.stream is None and request.origin is None:
             head = self._plain_heads.get((request.method, request.target))
         if head is None:
             head, content = self._encoder.encode(request)
             if request.stream is not None:
                 pieces = pieces_of(request.stream)
+            closes = request._headers is not None and asks_to_close(request._headers)
         pool = self._pool
         attempt = 1
         pooled: Pooled | None = None
@@ -126,7 +136,7 @@ class SyncHostClient(BaseClient[ClientResponse]):
                 conn.limit = limit
                 try:
                     if conn.cut or conn.is_stale():
-                        if pooled.uses > 1:
+                        if pooled.uses > 1 and not conn.cut:
                             pooled = self._another(pooled, limit)
                             now = clock()
                             continue
@@ -139,7 +149,7 @@ class SyncHostClient(BaseClient[ClientResponse]):
                     break
                 except ClientError as error:
                     if conn.cut:
-                        raise ClientClosed("the client was closed while the request was made") from error
+                        raise conn.was_cut() from error
                     now = clock()
                     if not self._may_retry(error, request, attempt, conn.wrote, conn.parser.started, now, limit):
                         raise
@@ -147,17 +157,21 @@ class SyncHostClient(BaseClient[ClientResponse]):
                 pooled = self._redial(pooled, limit)
                 now = clock()
             parser = conn.parser
+            if closes:  # also if the response did not say so (RFC 9112 9.6)
+                conn.spoiled = True
             if streams:
-                response = self._streamed(pooled)
+                response = self._streamed(request, pooled, started)
                 pooled = None
                 return response
             response = ClientResponse(parser.head, parser.take_body(), parser.trailer_fields)
             if parser.keep_alive and not conn.spoiled:
                 pool.release(pooled)
             else:
+                if parser.head.status == SWITCHING_PROTOCOLS:
+                    check_switch(request)
                 pool.discard(pooled)
             pooled = None
-            if self._decodes:
+            if self._decodes and response.body:
                 response.decode_content(self.options.max_response_body_size)
             return response
         except BaseException as error:
@@ -189,9 +203,7 @@ class SyncHostClient(BaseClient[ClientResponse]):
         """A new connection, within `dial_timeout` and `timeout`; a `dial` of the user's takes its own time."""
         options = self.options
         if options.dial is not None:
-            sock = options.dial()
-            if not hasattr(sock, "fileno") or not hasattr(sock, "recv"):
-                raise DialError(f"dial must return a connected socket, not {type(sock).__name__}")
+            sock = _dial_by(options.dial)
         else:
             sock = self._dialer.dial_blocking(timeout=min(options.dial_timeout, timeout))
         try:
@@ -243,12 +255,29 @@ class SyncHostClient(BaseClient[ClientResponse]):
             if isinstance(parts, Generator):
                 parts.close()
 
-    def _streamed(self, pooled: Pooled) -> ClientResponse:
-        parser = pooled.conn.parser
-        response = ClientResponse(parser.head, b"", parser.trailer_fields)
-        encodings = response.content_encodings if self._decodes else []
-        response.stream = SyncBodyReader(self._pool, pooled, encodings, self.options.max_response_body_size)
+    def _streamed(self, request: ClientRequest, pooled: Pooled, started: float) -> ClientResponse:
+        response, encodings = self._stream_head(request, pooled.conn.parser)
+        response.stream = SyncBodyReader(
+            self._pool,
+            pooled,
+            encodings,
+            self.options.max_response_body_size,
+            lambda: self._clock() - started,
+        )
         return response
+
+
+def _dial_by(dial: Callable[[], Any]) -> socket.socket:
+    """A socket by the `dial` of the options. Whatever that raises or returns, what ends the request is a `ClientError`."""
+    try:
+        sock: socket.socket = dial()
+    except ClientError:
+        raise
+    except Exception as error:
+        raise DialError(f"dial raised {type(error).__name__}: {error}") from error
+    if not hasattr(sock, "fileno") or not hasattr(sock, "recv"):
+        raise DialError(f"dial must return a connected socket, not {type(sock).__name__}")
+    return sock
 
 
 def _framed(framer: BodyFramer, pieces: Iterator[object]) -> Generator[bytes, None, None]:
@@ -259,6 +288,11 @@ def _framed(framer: BodyFramer, pieces: Iterator[object]) -> Generator[bytes, No
     finally:
         if isinstance(pieces, Generator):  # and no other: a file is its own iterator, and its owner's to close
             pieces.close()
+
+
+def _close_stream(response: ClientResponse) -> None:
+    if isinstance(response.stream, SyncBodyReader):
+        response.stream.close()
 
 
 class SyncStreamedExchange:
@@ -282,5 +316,5 @@ class SyncStreamedExchange:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._response is not None and isinstance(self._response.stream, SyncBodyReader):
-            self._response.stream.close()
+        if self._response is not None:
+            _close_stream(self._response)

@@ -6,16 +6,16 @@ from types import TracebackType
 
 from fastserve.client.reader import BaseBodyReader
 from fastserve.client.sync_connection import SyncConnection
-from fastserve.client.sync_pool import ClientPool
+from fastserve.client.sync_pool import ClientPool, Pooled
 
 __all__ = ["SyncBodyReader"]
 
 
 class SyncBodyReader(BaseBodyReader[SyncConnection]):
-    """An iterator of bytes, and a context manager, for one thread at a time. To be read to its end, or closed.
+    """An iterator of bytes, and a context manager. To be read to its end by one thread, or closed with `close`.
 
     Read to its end, the connection serves other requests; else it is closed. One that is dropped unread is closed with a
-    `ResourceWarning` when it is collected.
+    `ResourceWarning` when it is collected. What ended the body early is raised again by every later read.
     """
 
     __slots__ = ()
@@ -27,17 +27,21 @@ class SyncBodyReader(BaseBodyReader[SyncConnection]):
 
     def __next__(self) -> bytes:
         """The next piece, of any size over 0. Raises `ClientError` when the body does not come to its end."""
-        pieces = self._pieces
-        while not pieces:
-            pooled = self._pooled
-            if pooled is None:
-                raise StopIteration
-            try:
-                self._put(pooled.conn.next_piece())
-            except BaseException:
-                self._discard()
-                raise
-        return pieces.popleft()
+        self._begin_read()
+        try:
+            while True:
+                for piece in self._pieces:
+                    if piece:
+                        return piece
+                if self._pooled is None:
+                    break
+                self._put(self._pooled.conn.next_piece())
+        except BaseException as error:
+            self._failed(error)
+            raise
+        finally:
+            self._is_reading = False
+        raise StopIteration
 
     def read(self) -> bytes:
         """All that is left of the body. Raises `ResponseTooLarge` beyond `max_response_body_size`."""
@@ -46,7 +50,6 @@ class SyncBodyReader(BaseBodyReader[SyncConnection]):
         for piece in self:
             size += len(piece)
             if size > self._max_size:
-                self._close()
                 raise self._too_large()
             pieces.append(piece)
         return b"".join(pieces)
@@ -63,7 +66,5 @@ class SyncBodyReader(BaseBodyReader[SyncConnection]):
     ) -> None:
         self._close()
 
-    def _drop(self) -> None:
-        pooled, self._pooled = self._pooled, None
-        if pooled is not None:
-            self._pool.drop(pooled)  # the collector may run in the middle of anything
+    def _drop(self, pooled: Pooled) -> None:
+        self._pool.drop(pooled)

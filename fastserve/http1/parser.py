@@ -53,6 +53,8 @@ from fastserve.http1.request import Request
 __all__ = ["ParserState", "RequestParser"]
 
 END_OF_HEAD = b"\r\n\r\n"
+NO_CHUNKS = ChunkScanner()
+"""In the place of a body's, so that parsers that are kept for later are small."""
 LF = 0x0A
 
 # An origin-form target of the bytes that llhttp takes for one, without a fragment (RFC 9112 3.2).
@@ -207,7 +209,7 @@ class RequestParser:
         self._skipped = 0  # bytes of blank lines before the request line
         self._announced = 0  # a body's Content-Length
         self._remaining = 0  # bytes of a body with Content-Length still to come
-        self._chunks = ChunkScanner()  # of the chunked body under way
+        self._chunks = NO_CHUNKS  # of the chunked body under way
         self._packed = 0  # how many of `parts` are made of many
 
     def _new_feed(self) -> Callable[[bytes | memoryview], None]:

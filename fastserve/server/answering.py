@@ -88,7 +88,7 @@ class Answering(Wire):
         response.plain_type = None
         response.plain_body = request.body = b""
         ctx.touched = False
-        ctx._arrived = ctx._user_values = None
+        ctx._arrived = ctx._user_values = request.surface = None
         self._return_ctx(ctx)
 
     def refused(self, ctx: RequestCtx) -> None:

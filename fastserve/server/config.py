@@ -8,14 +8,13 @@ defaults are meant for the open internet: nothing is unlimited. The command line
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastserve.errors import ConfigError
 from fastserve.http1.fields import is_field_value
+from fastserve.options import check_options, hook, option
 
 if TYPE_CHECKING:
     from fastserve.server.ctx import RequestCtx
@@ -25,13 +24,7 @@ __all__ = ["RequestConfig", "ServerConfig"]
 
 
 def _option(default: Any, help: str, *, least: float | None = None) -> Any:
-    """A field whose `help` and lower bound live beside its default, for the checks and the command line."""
-    return field(default=default, metadata={"help": help, "least": least})
-
-
-def _hook(help: str) -> Any:
-    """A field that takes a function; the command line does not show it."""
-    return field(default=None, metadata={"help": help, "hook": True})
+    return option(default, help, takes=type(default).__name__, least=least)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,41 +166,22 @@ class ServerConfig:
     secure_error_log_message: bool = _option(
         False, "Keep what clients sent (targets, header values) out of error log lines."
     )
-    error_handler: Callable[[RequestCtx, Exception], None] | None = _hook(
+    error_handler: Callable[[RequestCtx, Exception], None] | None = hook(
         "Called as (ctx, error) to write the response when a request is refused or its handler raised. "
         "`error` is a RequestError with .status, or what the handler raised. The default is a short text/plain body."
     )
-    header_received: Callable[[RequestCtx], RequestConfig | None] | None = _hook(
+    header_received: Callable[[RequestCtx], RequestConfig | None] | None = hook(
         "Called as (ctx) when a request's head is there, before its body is read; may return a RequestConfig "
         "with limits for this request."
     )
-    continue_handler: Callable[[RequestCtx], bool] | None = _hook(
+    continue_handler: Callable[[RequestCtx], bool] | None = hook(
         "Called as (ctx) for 'Expect: 100-continue'; False refuses the body with 417 and closes."
     )
-    conn_state: Callable[[Any, ConnState], None] | None = _hook(
+    conn_state: Callable[[Any, ConnState], None] | None = hook(
         "Called as (connection, state) when a connection changes its state: NEW, ACTIVE, IDLE, HIJACKED, CLOSED."
     )
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            self._check(f.name, getattr(self, f.name), f.metadata, f.default)
+        check_options(self)
         if not is_field_value(self.name):
             raise ConfigError(f"name={self.name!r}: a header value takes no line ends or control characters")
-
-    @staticmethod
-    def _check(name: str, value: Any, metadata: Any, default: Any) -> None:
-        if metadata.get("hook"):
-            if value is not None and not callable(value):
-                raise ConfigError(f"{name}={value!r}: takes a function, or None")
-            if inspect.iscoroutinefunction(value):
-                # It would never run, and the coroutine that it returns counts as True.
-                raise ConfigError(f"{name}: takes a plain function, not `async def`")
-            return
-        want = type(default)
-        if want is float and type(value) is int:
-            value = float(value)
-        if type(value) is not want:
-            raise ConfigError(f"{name}={value!r}: takes {want.__name__}, not {type(value).__name__}")
-        least = metadata.get("least")
-        if least is not None and not (value >= least and math.isfinite(value)):
-            raise ConfigError(f"{name}={value!r}: takes a finite number, at least {least:g}")

@@ -257,6 +257,7 @@ class Connection(Answering):
         else:
             ctx.touched = False
             ctx._user_values = None
+            ctx._request.surface = None
         return ctx
 
     def check_head(self, ctx: RequestCtx) -> None:

@@ -90,6 +90,7 @@ class RequestCtx:
     def reset(self, run: Callable[[RequestCtx], Awaitable[Any]]) -> None:
         """Forget request and response, and what was set beside them."""
         self._request.body = b""
+        self._request.surface = None
         self._response.reset()
         self.run = run
         self.context = None
@@ -155,11 +156,12 @@ class RequestCtx:
     @property
     def post_args(self) -> Args:
         """Text arguments of a form body. Raises `FormError` when it is malformed."""
-        return self._request.form.args
+        return self.form.args
 
     @property
     def form(self) -> Form:
         """Arguments and files of a form body. Raises `FormError` when it is malformed."""
+        self.touched = True  # it may be large: not to be held until the next request
         return self._request.form
 
     def form_value(self, name: str, default: str | None = None) -> str | None:

@@ -255,6 +255,7 @@ class Service:
         del self.contexts[MAX_SPARE_CONTEXTS:]
         if self._surge.tick(len(self.connections)):
             self.connections = set(self.connections)  # a set keeps the table of its largest size
+            self.contexts.clear()  # made in it, for the most part: they would keep its memory in use
             self._surge.release()
         self.pool.tick(now)
         self.threads.tick(now)

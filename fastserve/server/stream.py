@@ -158,7 +158,9 @@ class _ThreadPieces:
             if self._stepping:
                 return
         if self._closers:
-            await self._threads.run(self._close_iterator)
+            # Not `run`, which takes back what has not begun when its caller is cancelled. A client's reset shows twice: a
+            # write fails, so that the stream is closed, and the connection is lost, which cancels the worker that waits here.
+            await self._threads.submit(self._close_iterator)
 
     def _step(self) -> Any:
         with self._lock:

@@ -295,6 +295,12 @@ class ThreadWorkerPool:
             self.withdraw(call)
             del call  # an exception refers to this frame, and `call` to the exception
 
+    def submit(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        """As `run`, but begun at once, and done also when nobody waits for it any more."""
+        call = _Call(self, function, args)
+        self.start(call)
+        return call.result
+
     async def close(self, timeout: float) -> int:
         """Refuse what waits, end idle threads, wait `timeout` seconds for busy ones; return how many are left in a call."""
         self.closed = True

@@ -208,6 +208,49 @@ def test_an_interrupt_while_waiting_leaves_the_queue() -> None:
     pool.close()
 
 
+def test_a_dropped_connection_waits_for_whoever_has_the_lock() -> None:
+    """`drop` is called by finalizers, in the middle of anything: it neither blocks nor touches books that are being changed."""
+    world = ThreadWorld()
+    pool = SyncConnPool(world.dial, world.close, PoolOptions(max_conns=1, max_conn_wait_timeout=20.0))
+    pool.drop(pool.acquire())
+    assert not world.open
+    for then in (lambda: pool.stats().conns, lambda: pool.sweep(), lambda: pool.release(pool.acquire(timeout=20))):
+        pooled = pool.acquire()
+        with pool._lock:  # as the collector may find it, in this very thread
+            pool.drop(pooled)
+            assert world.open
+        then()
+        assert pooled.conn.closed
+    pool.close()
+    assert not world.open
+
+
+def test_a_dropped_connection_goes_to_a_waiter() -> None:
+    world = ThreadWorld()
+    pool = SyncConnPool(world.dial, world.close, PoolOptions(max_conns=1, max_conn_wait_timeout=20.0))
+    pooled = pool.acquire()
+    got: list[int] = []
+    thread = threading.Thread(target=lambda: got.append(pool.acquire().conn.number))
+    thread.start()
+    wait_until(lambda: pool.stats().waiting == 1)
+    pool.drop(pooled)
+    thread.join(20)
+    assert got == [1]
+    assert pool.close(timeout=0) == 1
+
+
+def test_redial_by_the_callers_own_dial() -> None:
+    world = ThreadWorld()
+    pool = SyncConnPool(world.dial, world.close, PoolOptions(max_conns=1))
+    pooled = pool.acquire()
+    fresh = pool.redial(pooled, lambda: Conn(17))
+    assert fresh.conn.number == 17
+    assert pooled.conn.closed
+    assert pool.redial(fresh).conn.number == 1
+    assert pool.stats().conns == 1
+    assert pool.close(timeout=0) == 1
+
+
 def test_misuse_and_the_end() -> None:
     world = ThreadWorld()
     events: list[PoolEvent] = []

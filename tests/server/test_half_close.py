@@ -6,6 +6,7 @@ A client that has gone altogether looks the same until something is written to i
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -13,8 +14,10 @@ import pytest
 
 from fastserve.server.ctx import RequestCtx
 from fastserve.server.server import Server
+from fastserve.server.stream import _ThreadPieces
+from fastserve.server.threadpool import ThreadWorkerPool
 from fastserve.testing import MemoryServer
-from tests.server.clients import GET, GET_1_0, Run, settled, turns
+from tests.server.clients import GET, GET_1_0, PATIENCE, Run, settled, turns
 
 PIECE = b"x" * 10_000
 PIECES = 300
@@ -287,5 +290,37 @@ def test_cancel_on_disconnect_takes_a_half_close_for_a_disconnection(run: Run) -
             client.feed_eof()
             await gated.ended.wait()
             await client.closed()
+
+    run(main())
+
+
+def test_a_stream_on_a_thread_is_closed_though_its_closing_is_cancelled(run: Run) -> None:
+    """A reset shows twice: the failed write closes the stream, and the lost connection cancels who waits for that."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        pool = ThreadWorkerPool(loop, max_threads=1, concurrency=10, max_wait=30)
+        closed = asyncio.Event()
+        go = threading.Event()
+
+        def pieces() -> Iterator[bytes]:
+            try:
+                yield b"piece"
+            finally:
+                loop.call_soon_threadsafe(closed.set)
+
+        stream = _ThreadPieces(pieces(), pool)
+        assert await anext(stream) == b"piece"
+        blocked = pool.submit(go.wait, PATIENCE)
+        await settled(lambda: pool.running == 1 and pool.waiting == 0)
+        closing = asyncio.ensure_future(stream.aclose())
+        await settled(lambda: pool.waiting == 1)
+        closing.cancel()
+        await asyncio.wait([closing])
+        assert closing.cancelled()
+        go.set()
+        assert await blocked
+        await closed.wait()
+        assert await pool.close(PATIENCE) == 0
 
     run(main())

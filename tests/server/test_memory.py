@@ -12,7 +12,7 @@ import pytest
 from fastserve.server.ctx import RequestCtx
 from fastserve.server.memory import RELEASES, REST, SURGE, SurgeWatch
 from fastserve.testing import MemoryServer
-from tests.server.clients import Run
+from tests.server.clients import GET, Run, turns
 
 
 def told(watch: SurgeWatch, *connections: int) -> list[bool]:
@@ -71,16 +71,24 @@ def test_what_a_program_has_frozen_stays_frozen() -> None:
         gc.unfreeze()
 
 
-def test_the_table_of_connections_shrinks(run: Run) -> None:
-    """A set keeps the table of its largest size."""
+def test_what_has_grown_with_the_connections_shrinks(run: Run) -> None:
+    """A set keeps the table of its largest size; spare contexts were made in the surge."""
 
     async def handler(ctx: RequestCtx) -> None: ...
 
     async def main() -> None:
         async with MemoryServer(handler) as server:
             clients = [server.connect() for _ in range(SURGE * 4)]
+            for client in clients:
+                client.feed(GET[:10])
+            await turns()
             server.service.sweep()
             size = sys.getsizeof(server.service.connections)
+            for client in clients:
+                client.feed(GET[10:])
+                assert (await client.read_response()).status == 200
+            await turns()
+            assert server.service.contexts
             for client in clients:
                 client.reset()
             for client in clients:
@@ -88,5 +96,6 @@ def test_the_table_of_connections_shrinks(run: Run) -> None:
             server.advance(1)
             await asyncio.sleep(0)
             assert sys.getsizeof(server.service.connections) < size / 10
+            assert server.service.contexts == []
 
     run(main())

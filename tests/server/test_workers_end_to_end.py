@@ -1021,3 +1021,31 @@ def test_a_method_that_a_handler_kept_writes_into_no_other_response(run: Run, ki
             assert response.headers["content-type"] == "text/plain; charset=utf-8"
 
     run(main())
+
+
+@pytest.mark.parametrize("how", ["in place", "waits", "thread"])
+def test_a_form_is_not_held_until_the_next_request(run: Run, how: str) -> None:
+    """Contexts wait for the next request by the hundred, and a form may be as large as a body."""
+
+    def look(ctx: RequestCtx) -> None:
+        ctx.set_body(ctx.form_value("a") or "")
+
+    async def look_later(ctx: RequestCtx) -> None:
+        if how == "waits":
+            await asyncio.sleep(0)
+        look(ctx)
+
+    async def main() -> None:
+        async with serving(look if how == "thread" else look_later) as server, clients(server, 1) as (client,):
+            for _ in range(3):
+                await client.send(
+                    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+                    b"Content-Length: 3\r\n\r\na=1"
+                )
+                assert (await client.read())[2] == b"1"
+            await turns()
+            kept = [connection._ctx for connection in server.service.connections]  # type: ignore[attr-defined]
+            contexts = [ctx for ctx in [*server.service.contexts, *kept] if ctx is not None]
+            assert [(ctx._request.surface, ctx._request.body) for ctx in contexts] == [(None, b"")]
+
+    run(main())
