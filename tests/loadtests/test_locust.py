@@ -35,7 +35,7 @@ USERS = {
     "HostClientSmallGetUser": ["HostClient: small GET"],
     "HostClientUser": ["HostClient: small GET", "HostClient: browser GET", "HostClient: JSON POST"],
 }
-"""Each user class, with rows that must be in its statistics; rare ones of a mix need not come in a second."""
+"""Each user class, with rows that must be in its statistics; rare ones of a mix need not come."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -57,14 +57,16 @@ def serving(app: str, folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def locust(folder: Path, *arguments: str, locustfile: Path = LOADTESTS / "locustfile.py") -> Iterator[Any]:
+def locust(
+    folder: Path, *arguments: str, locustfile: Path = LOADTESTS / "locustfile.py", enough: int = 200
+) -> Iterator[Any]:
     """A locust that runs while the block does; with ``--processes`` it has children, all in a group of their own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
-    paths = [str(LOADTESTS.parent), str(LOADTESTS)]
+    paths = os.pathsep.join([str(LOADTESTS.parent), str(LOADTESTS)])
     process = subprocess.Popen(
-        [sys.executable, "-m", "locust", "-f", str(locustfile), *arguments],
+        [sys.executable, "-m", "locust", "-f", f"{locustfile},{Path(__file__).parent / 'enough.py'}", *arguments],
         cwd=folder,
-        env=kept | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"},
+        env=kept | {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1", "ENOUGH_REQUESTS": str(enough)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -97,13 +99,13 @@ class Run:
         return sum(row["num_failures"] for row in self.rows.values())
 
 
-def run_locust(folder: Path, url: str, *arguments: str, users: int = 4, seconds: int = 1, **settings: Any) -> Run:
-    """A headless run to its end."""
-    spread = ["-u", str(users), "-r", "100", "-t", f"{seconds}s"]
+def run_locust(folder: Path, url: str, *arguments: str, users: int = 4, enough: int = 200, **settings: Any) -> Run:
+    """A headless run that ends when `enough` requests were made."""
+    spread = ["-u", str(users), "-r", "100", "-t", f"{PATIENCE:g}s"]
     with locust(
-        folder, "--headless", "--only-summary", "--json", "-H", url, *spread, *arguments, **settings
+        folder, "--headless", "--only-summary", "--json", "-H", url, *spread, *arguments, enough=enough, **settings
     ) as process:
-        out, log = process.communicate(timeout=PATIENCE)
+        out, log = process.communicate(timeout=2 * PATIENCE)
     return Run(process.returncode, {row["name"]: row for row in statistics(out)}, log)
 
 
@@ -159,7 +161,7 @@ def test_users_of_host_client_wait_in_line_for_few_connections(server: str, tmp_
 
 
 def test_think_time(server: str, tmp_path: Path) -> None:
-    done = run_locust(tmp_path, server, "SmallGetUser", "--think-time", "3600", users=3)
+    done = run_locust(tmp_path, server, "SmallGetUser", "--think-time", "3600", users=3, enough=3)
     assert (done.status, done.requests) == (0, 3), done.log
 
 
@@ -193,7 +195,7 @@ def test_a_locustfile_of_ones_own(server: str, tmp_path: Path) -> None:
     """Time, length and exception of each request are in locust's statistics."""
     path = tmp_path / "own.py"
     path.write_text(OWN, "utf-8")
-    done = run_locust(tmp_path, server, "--csv", "figures", locustfile=path, users=2, seconds=3)
+    done = run_locust(tmp_path, server, "--csv", "figures", locustfile=path, users=2)
     assert done.status == 1  # locust's own, as requests failed
     assert "Traceback" not in done.log
     # Whoever was in the middle of a round when the time was up is in some rows and not in others.
@@ -220,7 +222,7 @@ def test_a_locustfile_of_ones_own(server: str, tmp_path: Path) -> None:
     [("", "no host: say --host http://127.0.0.1:8000"), ("ftp://x", "takes http://, https:// or unix:")],
 )
 def test_a_user_of_host_client_needs_a_host(tmp_path: Path, host: str, says: str) -> None:
-    done = run_locust(tmp_path, host, "HostClientUser", users=1)
+    done = run_locust(tmp_path, host, "HostClientUser", "-t", "1s", users=1)
     assert (done.status, done.requests) == (1, 0)
     assert says in done.log
 
@@ -266,7 +268,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
 def test_a_run_without_any_answer_has_not_passed(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        done = run_locust(tmp_path, url, "HostClientSmallGetUser", "--max-p95", "20000")
+        done = run_locust(tmp_path, url, "HostClientSmallGetUser", "--max-p95", "20000", "-t", "1s")
     assert (done.status, done.requests) == (1, 0)
     assert "no request was made" in done.log
 
@@ -336,7 +338,7 @@ def test_processes(server: str, tmp_path: Path) -> None:
     """``--processes 2``: one command, and clients that are made behind the fork."""
     port = str(free_port())
     ports = ["--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port]
-    done = run_locust(tmp_path, server, "--processes", "2", *ports, "HostClientUser", "MixUser", users=4, seconds=3)
+    done = run_locust(tmp_path, server, "--processes", "2", *ports, "HostClientUser", "MixUser")
     assert (done.status, done.failures) == (0, 0), done.log
     assert done.requests > 0
 
