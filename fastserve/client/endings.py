@@ -13,8 +13,9 @@ from fastserve.errors import (
     WriteError,
     WriteTimeout,
 )
+from fastserve.http1.response_head import ResponseHead
 
-__all__ = ["Phase", "broken", "timed_out"]
+__all__ = ["Phase", "broken", "ends_request", "timed_out"]
 
 
 class Phase(enum.Enum):
@@ -23,6 +24,14 @@ class Phase(enum.Enum):
     WRITE = "write"
     HEAD = "head"
     BODY = "body"
+
+
+def ends_request(head: ResponseHead) -> bool:
+    """True when a response that begins before its request was written says that the rest is not wanted (RFC 9112 9.3).
+
+    Any other may be one that is made while the request is read, and need all of it.
+    """
+    return head.status >= 400 or not head.keep_alive
 
 
 def timed_out(phase: Phase, *, own_time: bool) -> ClientError:

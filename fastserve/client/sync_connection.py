@@ -17,6 +17,7 @@ Names are looked up in `select` and `socket` when they are used, so that gevent'
 
 from __future__ import annotations
 
+import _socket
 import math
 import select
 import socket
@@ -26,7 +27,7 @@ import threading
 from collections.abc import Iterable
 from time import monotonic
 
-from fastserve.client.endings import Phase, broken, timed_out
+from fastserve.client.endings import Phase, broken, ends_request, timed_out
 from fastserve.errors import ClientClosed, ClientError
 from fastserve.http1.response_parser import ResponseHeadMemory, ResponseParser, ResponseState
 
@@ -55,6 +56,7 @@ class SyncConnection:
         "_is_ended",
         "_max_body_size",
         "_outgoing",
+        "_peeks",
         "_pending",
         "_readable",
         "_ready",
@@ -88,6 +90,9 @@ class SyncConnection:
         self._send = sock.send
         self._recv = sock.recv
         self._pending = getattr(sock, "pending", None)  # TLS only: bytes that are decrypted already
+        self._peeks = not isinstance(
+            sock, _socket.socket
+        )  # gevent's: a poll goes through its hub, a read that fails does not
         readable, ready = select.poll(), select.poll()
         readable.register(sock.fileno(), select.POLLIN)
         ready.register(sock.fileno(), select.POLLIN | select.POLLOUT)
@@ -120,16 +125,17 @@ class SyncConnection:
         """Before a request: True when the upstream has closed the connection, or has sent what nobody asked for, which can't be
         the response to what will be asked (RFC 9112 9.2).
         """
-        if self._pending is None:
-            return bool(self._readable(0))
-        if self._pending():
-            return True
-        if not self._readable(0):
+        if not self._peeks and not self._readable(0) and (self._pending is None or not self._pending()):
             return False
+        if self._pending is None and not self._peeks:
+            return True
         try:
-            self._recv(1)
+            if self._pending is None:
+                self._recv(1, socket.MSG_PEEK)
+            else:
+                self._recv(1)
         except LATER:
-            return False  # TLS's own business: a ticket for the next session (RFC 8446 4.6.1)
+            return False  # nothing; or TLS's own business, a ticket for the next session (RFC 8446 4.6.1)
         except OSError:
             pass
         return True
@@ -244,8 +250,16 @@ class SyncConnection:
 
     @property
     def _answered(self) -> bool:
-        """True when the response is there although the request was not written to its end, or never will be."""
-        return self.parser.state is not IN_HEAD or self._write_error is not None
+        """True when there is no need to write on: the response is there, says that the rest is not wanted, or can't come;
+        or it waits to be taken, which the holder does when it has stopped writing.
+        """
+        parser = self.parser
+        state = parser.state
+        if state is COMPLETE or self.spoiled:
+            return True
+        if state is IN_HEAD:
+            return False
+        return ends_request(parser.head) or (self._streams and sum(map(len, parser.parts)) > MAX_READ)
 
     def _write(self, data: bytes) -> None:
         """Write a part of the request, unless the upstream has answered already: then what is left of it waits."""
@@ -280,7 +294,7 @@ class SyncConnection:
         """Until all is written, or the upstream has answered. Each byte that it takes gives it `write_timeout` again."""
         self.phase = WRITE
         left = -1
-        while self._outgoing is not None and self.parser.state is IN_HEAD:
+        while self._outgoing is not None and not self._answered:
             if len(self._outgoing) != left:
                 left = len(self._outgoing)
                 self.deadline = min(self.limit, monotonic() + self._write_timeout)
