@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import shutil
+import socket
+import sysconfig
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import pytest
 
@@ -57,8 +60,36 @@ def program(name: str, package: str) -> str:
     """The path of a real peer. Where it is missing the test is skipped, but in CI it fails: there it was to be installed."""
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin")
     if path is None:
-        text = f"{name} is missing (Debian: apt-get install {package})"
-        if os.environ.get("CI"):
-            pytest.fail(text)
-        pytest.skip(text)
+        missing(f"{name} is missing (Debian: apt-get install {package})")
     return path
+
+
+def script(name: str, requirement: str) -> str:
+    """As `program`, for one that pip puts beside the interpreter."""
+    path = shutil.which(name, path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ.get('PATH', '')}")
+    if path is None:
+        missing(f"{name} is missing (pip install {requirement})")
+    return path
+
+
+def module(name: str, requirement: str) -> None:
+    """As `program`, for a module. It is looked for and not imported: locust patches the process that imports it."""
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # of the package that it is in
+        found = None
+    if found is None:
+        missing(f"{name} is missing (pip install {requirement})")
+
+
+def missing(text: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(text)
+    pytest.skip(text)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 for a program that can't choose one itself and say which."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

@@ -144,8 +144,16 @@ class ClientConnection(asyncio.Protocol):
 
     @property
     def answered(self) -> bool:
-        """True when the response is there although the request was not written to its end, or never will be."""
-        return self.spoiled or self.parser.state is not IN_HEAD
+        """True when there is no need to write on: the response is there, or is an error (RFC 9112 9.5), or never will be
+        there. An upstream that begins to answer before it has read all may want the rest, unless nobody can take what it
+        answers meanwhile.
+        """
+        state = self.parser.state
+        if self.spoiled or state is COMPLETE:
+            return True
+        if state is IN_HEAD:
+            return False
+        return self.parser.head.status >= 400 or self._reading_paused
 
     async def write(self, data: bytes) -> None:
         """Write a part of the request, and wait until the upstream has taken most of it, or has answered already."""
@@ -168,7 +176,7 @@ class ClientConnection(asyncio.Protocol):
     async def sent(self, read_timeout: float) -> None:
         """The request is written, or the rest of it is not wanted. Wait for the response, or its head."""
         if self._transport.get_write_buffer_size() and self.answered:
-            self.spoil()  # the upstream did not wait for the rest: what it makes of it is not known
+            self.spoil()  # what the upstream makes of the rest is not known
         if self.parser.state is IN_HEAD:
             self.phase = HEAD
             self._watch(self, read_timeout)
@@ -181,6 +189,8 @@ class ClientConnection(asyncio.Protocol):
                 await self._waiter
             finally:
                 self._waiter = None
+        if self._transport.get_write_buffer_size():
+            self.spoil()
 
     async def next_piece(self) -> bytes:
         """More of a streamed body; empty at its end. Raises what ended it before."""
@@ -204,6 +214,12 @@ class ClientConnection(asyncio.Protocol):
         """The head is there; the body's time runs while it is waited for, and not while its reader is busy."""
         self.phase = BODY
         self.rest()
+
+    def leave(self) -> None:
+        """The holder gives up: nobody looks at what it waited for, which therefore must not end with an error."""
+        self.deadline = math.inf
+        if self._waiter is not None:
+            self._waiter.cancel()
 
     @property
     def reusable(self) -> bool:
@@ -267,15 +283,15 @@ class ClientConnection(asyncio.Protocol):
         if parser.state is IN_HEAD:
             return  # part of a head, or an informational one: the deadline stays
         if self._streams:
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
             if not self._reading_paused and sum(map(len, parser.parts)) > MAX_UNREAD:
                 self._reading_paused = True
                 self._transport.pause_reading()
+            if self.phase is not WRITE and waiter is not None and not waiter.done():
+                waiter.set_result(None)
         elif self.phase is not WRITE:
             self.phase = BODY
             self._watch(self, self._body_timeout)
-        if self.phase is WRITE:
+        if self.phase is WRITE and self.answered:
             self._wake()  # there is no need to write on
 
     def eof_received(self) -> bool:
@@ -340,7 +356,7 @@ class ClientConnection(asyncio.Protocol):
     def _wake(self) -> None:
         waiter = self._waiter
         if waiter is None or waiter.done():
-            if self.interrupt is not None:
+            if self.interrupt is not None and self.answered:
                 self.interrupt()
             return
         if self.error is not None and self.phase is not WRITE:

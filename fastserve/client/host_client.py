@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from math import inf
 from types import TracebackType
 from typing import Any
@@ -28,15 +28,14 @@ from fastserve.client.reader import BodyReader
 from fastserve.client.request import ClientRequest
 from fastserve.client.resolver import Resolver
 from fastserve.client.response import ClientResponse
-from fastserve.errors import ClientError, DialError
+from fastserve.client.sending import send_pieces
+from fastserve.errors import ClientError, DialError, DialTimeout, PoolError
 from fastserve.http1.request_writer import asks_to_close
 from fastserve.pool.aio import ConnPool
 from fastserve.pool.conn import PooledConn
 
 __all__ = ["HostClient"]
 
-YIELD_EVERY = 256 * 1024
-"""Bytes of a plain iterable that are sent before other tasks have a turn."""
 CLOSE_TIMEOUT = 1.0
 """Seconds that `aclose` waits for sockets to be closed by the loop."""
 
@@ -152,7 +151,15 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
             return response
         except BaseException as error:
             if pooled is not None:
-                pooled.conn.deadline = inf
+                # Looked at here, where it costs nothing while all is well: a future of another loop can't be awaited.
+                if type(error) is RuntimeError and self._loop is not asyncio.get_running_loop():
+                    pooled.conn.call_soon(self._pool.discard, pooled)
+                    raise PoolError(
+                        "this client belongs to another event loop: make one client per loop; the request may be sent",
+                        phase="write",
+                        elapsed=self._clock() - started,
+                    ) from error
+                pooled.conn.leave()
                 self._pool.discard(pooled)
             if isinstance(error, ClientError):
                 raise self._told(error, self._clock() - started) from error.__cause__
@@ -233,7 +240,7 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
             )
 
         if options.dial is not None:
-            conn = await _dial_by(options.dial, connection)
+            conn = await _dial_by(options.dial, connection, options.dial_timeout)
         else:
             _, conn = await self._dialer.dial(connection, timeout=options.dial_timeout)
         if not conn.lost:  # else it has left already
@@ -251,7 +258,7 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
         elif request.stream is not None:
             framer = BodyFramer(request)
             if not conn.answered:  # else not a piece is taken: it may be sent again
-                await _send_pieces(conn, request.stream, framer)
+                await send_pieces(conn, request.stream, framer)
             if conn.answered:
                 conn.spoil()  # the rest of the body is not sent
             else:
@@ -308,7 +315,9 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
             self._all_closed.set_result(None)
 
 
-async def _dial_by(dial: Callable[..., Any], connection: Callable[[], ClientConnection]) -> ClientConnection:
+async def _dial_by(
+    dial: Callable[..., Any], connection: Callable[[], ClientConnection], seconds: float
+) -> ClientConnection:
     """A connection by the `dial` of the options. Whatever that raises or returns, what ends the request is a `ClientError`."""
     made: list[ClientConnection] = []
 
@@ -316,59 +325,27 @@ async def _dial_by(dial: Callable[..., Any], connection: Callable[[], ClientConn
         made.append(connection())
         return made[-1]
 
+    scope = asyncio.timeout(seconds)
     try:
-        result = await dial(factory)
+        async with scope:
+            result = await dial(factory)
     except ClientError:
         raise
+    except TimeoutError as error:
+        if scope.expired():
+            raise DialTimeout(f"dial took longer than dial_timeout, {seconds:g} s", elapsed=seconds) from None
+        raise DialError(f"dial raised TimeoutError: {error}") from error
     except Exception as error:
         raise DialError(f"dial raised {type(error).__name__}: {error}") from error
     conn = result[1] if isinstance(result, tuple) and len(result) == 2 else None
     if not any(conn is each and each.connected for each in made):
         if isinstance(result, tuple):
             for part in result:
-                if isinstance(part, asyncio.BaseTransport):
-                    part.close()
+                if hasattr(part, "abort"):  # a transport; uvloop's are no asyncio.BaseTransport
+                    part.abort()
         raise DialError("dial must return (transport, protocol), with the protocol that its argument made, connected")
     assert isinstance(conn, ClientConnection)
     return conn
-
-
-async def _send_pieces(
-    conn: ClientConnection, stream: Iterable[bytes | str] | AsyncIterable[bytes | str], framer: BodyFramer
-) -> None:
-    """Until its end, or until the upstream has answered: then a stream that is waited for is cancelled."""
-    loop = asyncio.get_running_loop()
-    pieces = aiter(stream) if isinstance(stream, AsyncIterable) else _as_async(stream)
-    scope = asyncio.timeout(None)
-
-    def interrupt() -> None:
-        conn.interrupt = None
-        scope.reschedule(loop.time())
-
-    try:
-        async with scope:
-            conn.interrupt = interrupt
-            async for piece in pieces:
-                if conn.answered:
-                    break
-                await conn.write(framer.frame(piece))
-    except TimeoutError:
-        if not scope.expired():
-            raise  # the stream's own
-    finally:
-        conn.interrupt = None
-        if hasattr(pieces, "aclose"):
-            await pieces.aclose()
-
-
-async def _as_async(pieces: Iterable[bytes | str]) -> AsyncIterator[bytes | str]:
-    size = 0
-    for piece in pieces:
-        yield piece
-        size += len(piece)
-        if size >= YIELD_EVERY:  # an upstream that takes all at once would keep the loop for itself
-            size = 0
-            await asyncio.sleep(0)
 
 
 async def _close_stream(response: ClientResponse) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from fastserve.errors import ConfigError
 from fastserve.options import check_options, hook, option
 from fastserve.pool.options import PoolOptions
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from fastserve.client.request import ClientRequest
 
 __all__ = ["ClientOptions"]
+
+DIAL_GRACE = 1.0
+"""Seconds after which the pool ends a dial that has outlived dial_timeout. The dial itself should: it knows its phase."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +152,7 @@ class ClientOptions:
         "Most bytes of a body that is read whole, before and after its content coding is undone: ResponseTooLarge "
         "beyond. 64 MiB: more is better streamed. Streamed bodies have no bound, as they are not held.",
         takes="int",
-        least=0,
+        least=1,
     )
     stream_response_body: bool = option(
         False,
@@ -165,6 +169,9 @@ class ClientOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+        context = self.tls_config
+        if context is not None and not (hasattr(context, "wrap_bio") and hasattr(context, "wrap_socket")):
+            raise ConfigError(f"tls_config={context!r}: takes an ssl.SSLContext, or None")
 
     def pool_options(self, **more: Any) -> PoolOptions:
         """What of these is the pool's."""
@@ -175,6 +182,6 @@ class ClientOptions:
             max_idle_conn_duration=self.max_idle_conn_duration,
             max_conn_duration=self.max_conn_duration,
             conn_pool_strategy=self.conn_pool_strategy,
-            dial_timeout=self.dial_timeout,
+            dial_timeout=self.dial_timeout + DIAL_GRACE,
             **more,
         )
