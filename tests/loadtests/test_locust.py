@@ -19,7 +19,7 @@ import pytest
 
 from tests.cli.test_run import Running
 from tests.conftest import free_port, module
-from tests.loadtests.test_scripts import LOADTESTS
+from tests.loadtests.conftest import LOADTESTS
 
 PATIENCE = 60.0
 
