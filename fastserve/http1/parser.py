@@ -103,7 +103,7 @@ class HeadMemory:
         self._seen: set[int] = set()  # hashes of blocks that came once
         self.names: set[bytes] = {b"Host", b"Connection", b"Content-Length"}
         self.hosts: set[bytes] = set()
-        self.framings: dict[bytes | None, Framing] = {None: PLAIN}
+        self.framings: dict[bytes | None, Framing] = {None: PLAIN, b"0": PLAIN}
         """By Content-Length: the framing of a request with no other field that tells of framing."""
 
     def learn_block(self, block: bytes, fields: dict[bytes, bytes], framing: Framing) -> None:

@@ -174,3 +174,13 @@ def test_valid_requests_are_taken_alike_with_a_memory(
     expected = parse(new_parser(), [data])
     for segments in ([data], single_bytes(data), cut(data, places)):
         assert parse(new_parser(memory), segments).verdict == expected.verdict
+
+
+def test_an_empty_body_that_is_announced_is_remembered() -> None:
+    """What clients send with a POST that has none."""
+    data = b"POST /p HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+    parser = new_parser(warmed(data))
+    counted = parser._feed = Llhttp(parser._feed)
+    outcome = parse(parser, [data + GET + data])
+    assert counted.calls == 1  # for the GET
+    assert [(request.target, request.body) for request in outcome.requests] == [(b"/p", b""), (b"/", b""), (b"/p", b"")]
