@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -44,6 +45,8 @@ class MemoryTransport(asyncio.Transport):
         """Calls of `write` and `writelines`."""
         self.buffered = bytearray()
         self.reading = True
+        self.on_resume: Callable[[], None] | None = None
+        """Called once, at a turn of the loop, when reading goes on."""
         self.eof_written = False
         self.closed = False
         self.changed = asyncio.Event()
@@ -133,6 +136,9 @@ class MemoryTransport(asyncio.Transport):
     def resume_reading(self) -> None:
         self.reading = True
         self.changed.set()
+        if self.on_resume is not None:
+            self._loop.call_soon(self.on_resume)
+            self.on_resume = None
 
     def is_reading(self) -> bool:
         return self.reading
@@ -188,7 +194,7 @@ class MemoryClient:
         transport = self.transport
         while self._sent and not transport.closed:
             if not transport.reading and self._sent[0] is not None:
-                self._loop.call_soon(self._deliver)
+                transport.on_resume = self._deliver
                 return
             data = self._sent.popleft()
             protocol: Any = transport.get_protocol()

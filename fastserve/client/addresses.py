@@ -49,6 +49,8 @@ def parse_addresses(text: str, *, is_tls: bool | None = None) -> list[Address]:
     port it is 80, and 443 with TLS. An address that is given twice is dialled twice as often.
     Raises `ConfigError`.
     """
+    if not isinstance(text, str):
+        raise ConfigError(f"addr={text!r}: takes a str, such as 'host:port'")
     return [_parse(part.strip(), text, is_tls) for part in text.split(",")]
 
 

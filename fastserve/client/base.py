@@ -107,9 +107,16 @@ class BaseClient(ABC, Generic[R]):
         max_redirects: int = 0,
         **parts: Any,
     ) -> R:
-        """`do` with a request made of `parts`: params, headers, json, form, files, body; see `ClientRequest`.
+        """`do` with a request made here. `HostClient` returns an awaitable, `SyncHostClient` the response.
 
-        Redirects are followed where `max_redirects` says how many.
+        Args:
+            method: ``"GET"``.
+            url: a path (``"/search?q=1"``), or a whole URL of this upstream.
+            timeout, deadline: seconds, and a time of `time.monotonic()`, for everything together; by default None.
+            max_redirects: how many redirects are followed; by default 0, which returns the redirect.
+            parts: params, headers, json, form, files and body, by name; see `ClientRequest`.
+
+        Raises `ClientError`s, each with `phase` and `elapsed`; those that are for time are `TimeoutError` too.
         """
         request = ClientRequest(method, url, **parts)
         if max_redirects:
@@ -117,27 +124,27 @@ class BaseClient(ABC, Generic[R]):
         return self.do(request, timeout=timeout, deadline=deadline)
 
     def get(self, url: str, **parts: Any) -> R:
-        """See `request`."""
+        """``request("GET", url, ...)``: timeout, deadline, max_redirects, params, headers, json, form, files, body."""
         return self.request("GET", url, **parts)
 
     def head(self, url: str, **parts: Any) -> R:
-        """See `request`."""
+        """``request("HEAD", url, ...)``: timeout, deadline, max_redirects, params, headers, json, form, files, body."""
         return self.request("HEAD", url, **parts)
 
     def post(self, url: str, **parts: Any) -> R:
-        """See `request`."""
+        """``request("POST", url, ...)``: timeout, deadline, max_redirects, params, headers, json, form, files, body."""
         return self.request("POST", url, **parts)
 
     def put(self, url: str, **parts: Any) -> R:
-        """See `request`."""
+        """``request("PUT", url, ...)``: timeout, deadline, max_redirects, params, headers, json, form, files, body."""
         return self.request("PUT", url, **parts)
 
     def patch(self, url: str, **parts: Any) -> R:
-        """See `request`."""
+        """``request("PATCH", url, ...)``: timeout, deadline, max_redirects, params, headers, json, form, files, body."""
         return self.request("PATCH", url, **parts)
 
     def delete(self, url: str, **parts: Any) -> R:
-        """See `request`."""
+        """``request("DELETE", url, ...)``: timeout, deadline, max_redirects, params, headers, json, form, files, body."""
         return self.request("DELETE", url, **parts)
 
     # The client

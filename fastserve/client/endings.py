@@ -27,21 +27,24 @@ class Phase(enum.Enum):
 
 
 def ends_request(head: ResponseHead) -> bool:
-    """True when a response that begins before its request was written says that the rest is not wanted (RFC 9112 9.3).
+    """True when a response that begins before its request was written says that the rest is not wanted: an error does.
 
-    Any other may be one that is made while the request is read, and need all of it.
+    Any other may be one that is made while the request is read, and need all of it, whatever it says of the connection.
     """
-    return head.status >= 400 or not head.keep_alive
+    return head.status >= 400
 
 
 def timed_out(phase: Phase, *, own_time: bool) -> ClientError:
     """A wait in `phase` had no more time; `own_time` when that was the request's own."""
-    whose = "the request's own time is up" if own_time else "see write_timeout, read_timeout, body_timeout"
+
+    def within(option: str) -> str:
+        return "the request's own time (timeout, deadline)" if own_time else option
+
     if phase is Phase.WRITE:
-        return WriteTimeout(f"the upstream did not take the request in time ({whose})")
+        return WriteTimeout(f"the upstream did not take the request within {within('write_timeout')}")
     if phase is Phase.HEAD:
-        return ResponseHeadTimeout(f"the response's head did not come in time ({whose})")
-    return ResponseBodyTimeout(f"the response's body did not come in time ({whose})")
+        return ResponseHeadTimeout(f"the response's head did not come within {within('read_timeout')}")
+    return ResponseBodyTimeout(f"the response's body did not go on within {within('body_timeout')}")
 
 
 def broken(phase: Phase, why: object, *, started: bool) -> ClientError:

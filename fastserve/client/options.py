@@ -7,7 +7,7 @@ retry has a bound.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastserve.errors import ConfigError
@@ -185,3 +185,11 @@ class ClientOptions:
             dial_timeout=self.dial_timeout + DIAL_GRACE,
             **more,
         )
+
+
+ClientOptions.__doc__ = "\n".join(
+    [
+        ClientOptions.__doc__ or "",
+        *(f"    {f.name}: {f.metadata['help']} Default: {f.default!r}." for f in fields(ClientOptions)),
+    ]
+)

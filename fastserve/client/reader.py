@@ -109,7 +109,9 @@ class BaseBodyReader(Generic[C]):
         self._end(error if isinstance(error, ClientError) else _left_early())
 
     def _too_large(self) -> ResponseTooLarge:
-        error = ResponseTooLarge(f"the response's body is larger than {self._max_size} bytes: read it piece by piece")
+        error = ResponseTooLarge(
+            f"the response's body is larger than max_response_body_size, {self._max_size} bytes: read it piece by piece"
+        )
         self._failed(error)
         return error
 

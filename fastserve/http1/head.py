@@ -105,7 +105,7 @@ Fields = dict[bytes, bytes] | Sequence[tuple[bytes, bytes]]
 class RequestHead:
     """What stands behind a request's target: version and header fields, and what they mean.
 
-    Not changed once it is made: requests with the same header block share one.
+    Requests with the same header block may share one, and `fields` may be the parser's own: read it within the request.
     """
 
     __slots__ = ("content_length", "fields", "framing", "minor", "plain")

@@ -70,9 +70,11 @@ MAX_SMALL_PARTS = 1024
 LEARNED_NAMES = 1000
 LEARNED_HOSTS = 1000
 LEARNED_LENGTHS = 1000
+LEARNED_LENGTH = 100  # of a name or a host, in bytes
+LEARNED_DIGITS = 15  # of a Content-Length
 LEARNED_BLOCKS = 1000
-LEARNED_BLOCK = 1024
-SEEN_BLOCKS = 1000
+LEARNED_BLOCK = 1024  # of a block of header lines, in bytes
+SEEN_BLOCKS = 1000  # hashes of blocks that came once
 LEARNED_DIGITS = 15
 LEARNED_LENGTH = 100
 
@@ -92,8 +94,15 @@ class ParserState(enum.Enum):
 HEAD, LENGTH, CHUNKED, COMPLETE = ParserState.HEAD, ParserState.LENGTH, ParserState.CHUNKED, ParserState.COMPLETE
 
 
+# What there is to know before anything came.
+KNOWN_NAMES = frozenset({b"Host", b"Connection", b"Content-Length"})
+KNOWN_FRAMINGS: dict[bytes | None, Framing] = {None: PLAIN, b"0": PLAIN}
+
+
 class HeadMemory:
-    """Names, hosts and lengths that were seen to be harmless, for all parsers of a server; bounded, as clients choose them."""
+    """Header lines, and names, hosts and lengths, that were seen to be harmless, for all parsers of a server; bounded, as
+    clients choose them.
+    """
 
     __slots__ = ("_seen", "blocks", "framings", "hosts", "names")
 
@@ -101,9 +110,9 @@ class HeadMemory:
         self.blocks: dict[bytes, RequestHead] = {}
         """Version and header lines, as they were sent, and what they mean."""
         self._seen: set[int] = set()  # hashes of blocks that came once
-        self.names: set[bytes] = {b"Host", b"Connection", b"Content-Length"}
+        self.names = set(KNOWN_NAMES)
         self.hosts: set[bytes] = set()
-        self.framings: dict[bytes | None, Framing] = {None: PLAIN, b"0": PLAIN}
+        self.framings = dict(KNOWN_FRAMINGS)
         """By Content-Length: the framing of a request with no other field that tells of framing."""
 
     def learn_block(self, block: bytes, fields: dict[bytes, bytes], framing: Framing) -> None:
@@ -121,30 +130,33 @@ class HeadMemory:
         self.blocks[block] = RequestHead(1, tuple(fields.items()), framing)
 
     def learn(self, fields: dict[bytes, bytes]) -> None:
+        """What a head that was let pass says to be harmless. What is full is emptied: others have come, or somebody makes
+        names up, and those that come again are learned again.
+        """
         names = self.names
         for name in fields:
-            if name not in names and (
-                len(name) <= LEARNED_LENGTH and len(names) < LEARNED_NAMES and name.lower() not in FRAMING_NAMES
-            ):
+            if name not in names and len(name) <= LEARNED_LENGTH and name.lower() not in FRAMING_NAMES:
+                if len(names) >= LEARNED_NAMES:
+                    names.clear()
+                    names.update(KNOWN_NAMES)
                 names.add(name)
         length = fields.get(b"Content-Length")
+        framings = self.framings
         if (
             length is not None
-            and length not in self.framings
+            and length not in framings
             and len(length) <= LEARNED_DIGITS
-            and len(self.framings) < LEARNED_LENGTHS
             and length.isdigit()
             and int(length)
         ):
-            self.framings[length] = Framing(content_length=int(length))
+            if len(framings) >= LEARNED_LENGTHS:
+                framings.clear()
+                framings.update(KNOWN_FRAMINGS)
+            framings[length] = Framing(content_length=int(length))
         host = fields.get(b"Host")
-        if (
-            host is not None
-            and host not in self.hosts
-            and len(host) <= LEARNED_LENGTH
-            and len(self.hosts) < LEARNED_HOSTS
-            and is_host(host)
-        ):
+        if host is not None and host not in self.hosts and len(host) <= LEARNED_LENGTH and is_host(host):
+            if len(self.hosts) >= LEARNED_HOSTS:
+                self.hosts.clear()
             self.hosts.add(host)
 
 

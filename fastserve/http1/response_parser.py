@@ -313,7 +313,7 @@ class ResponseParser:
 
     def _head_too_large(self) -> ResponseTooLarge:
         return ResponseTooLarge(
-            f"the response's head is larger than {self._memory.max_header_size} bytes", phase="head"
+            f"the response's head is larger than max_header_size, {self._memory.max_header_size} bytes", phase="head"
         )
 
     # The body
@@ -351,7 +351,9 @@ class ResponseParser:
         self.keep_alive = self.head.keep_alive
 
     def _body_too_large(self) -> ResponseTooLarge:
-        return ResponseTooLarge(f"the response's body is larger than {self._max_body_size} bytes")
+        return ResponseTooLarge(
+            f"the response's body is larger than max_response_body_size, {self._max_body_size} bytes"
+        )
 
     def _feed_body(self, data: bytes, start: int) -> int:
         """More of the body; return the end of the response or of `data`."""

@@ -13,6 +13,7 @@ from fastserve.http1.parser import ParserState
 from fastserve.http1.render import Delimiter, delimiter
 from fastserve.server.failures import answer_failure, failure_status, log_failure, log_refusal
 from fastserve.server.hijack import HijackedConnection, HijackHandler
+from fastserve.server.references import expected
 from fastserve.server.stream import discard_stream, send_stream
 from fastserve.server.wire import ConnState, Phase, Wire
 
@@ -28,7 +29,7 @@ HEAD = ParserState.HEAD
 # References there are in `call_ended` when no handler kept anything. To the RequestCtx: `_ctx`, the `self` of its own
 # `call_ended`, a local variable, and getrefcount's argument; the pool has none. To its request: the ctx's, the parser's, a
 # local variable, the argument. To its response: the ctx's, a local variable, the argument.
-CTX_REFS, REQUEST_REFS, RESPONSE_REFS = 4, 4, 3
+CTX_REFS, REQUEST_REFS, RESPONSE_REFS = expected(4), expected(4), expected(3)
 IDLE, SERVING, CLOSING, HIJACKED = Phase.IDLE, Phase.SERVING, Phase.CLOSING, Phase.HIJACKED
 
 

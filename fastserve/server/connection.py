@@ -25,6 +25,7 @@ from fastserve.http1.parser import ParserState
 from fastserve.http1.render import CONTINUE, Delimiter, delimiter
 from fastserve.server.answering import Answering
 from fastserve.server.body import RequestBodyStream
+from fastserve.server.references import expected
 from fastserve.server.stream import send_stream
 from fastserve.server.wire import ConnState, Phase
 
@@ -48,7 +49,7 @@ COMPLETE, HEAD = ParserState.COMPLETE, ParserState.HEAD
 # References there are when no handler kept anything. To the RequestCtx in `data_received`: `_ctx`, a local variable, and
 # getrefcount's argument. To its request in `_renew`: the ctx's, the parser's, the caller's, the argument. To its response:
 # the ctx's, the caller's, the argument.
-CTX_REFS, REQUEST_REFS, RESPONSE_REFS = 3, 4, 3
+CTX_REFS, REQUEST_REFS, RESPONSE_REFS = expected(3), expected(4), expected(3)
 
 
 class Connection(Answering):

@@ -18,6 +18,7 @@ from fastserve.http1.request import Request
 from fastserve.server.config import ServerConfig
 from fastserve.server.ctx import RequestCtx
 from fastserve.server.memory import SurgeWatch
+from fastserve.server.references import expected
 from fastserve.server.threadpool import ThreadWorkerPool
 from fastserve.server.workerpool import WorkerPool
 
@@ -37,7 +38,7 @@ MAX_KEPT_CONTEXTS = 256
 """And those that stay with a connection while its requests follow each other closely."""
 # References there are in `recycle` when nobody kept anything. To the request: the ctx's, the parser's, getrefcount's.
 # To the response: the ctx's, getrefcount's.
-REQUEST_REFS, RESPONSE_REFS = 3, 2
+REQUEST_REFS, RESPONSE_REFS = expected(3), expected(2)
 MAX_TICK = 0.5
 MIN_TICK = 0.01
 
