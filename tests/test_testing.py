@@ -384,3 +384,38 @@ def test_leaving_the_block_ends_everything(run: Run, caplog: pytest.LogCaptureFi
         assert [t.get_name() for t in asyncio.all_tasks() if "worker" in t.get_name()] == []
 
     run(main())
+
+
+def test_what_waits_for_the_server_to_read_costs_no_turns_of_the_loop(run: Run) -> None:
+    """It was one turn after the other for as long as the handler waited, and threads starved."""
+
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        async def handler(ctx: RequestCtx) -> None:
+            await gate.wait()
+            ctx.set_body(ctx.path)
+
+        async with MemoryServer(handler) as server:
+            client = server.connect()
+            for n in range(3):
+                client.feed(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % n)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not client.transport.reading
+            calls = 0
+            deliver = client._deliver
+
+            def counted() -> None:
+                nonlocal calls
+                calls += 1
+                deliver()
+
+            client._deliver = counted  # type: ignore[method-assign]
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert calls == 0
+            gate.set()
+            assert [(await client.read_response()).body for _ in range(3)] == [b"/0", b"/1", b"/2"]
+
+    run(main())
