@@ -7,7 +7,7 @@ llhttp has already accepted, so names are tokens, lines end in CRLF, nothing is 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from fastserve.errors import MalformedResponse, ResponseTooLarge
 from fastserve.http1.fields import printable
@@ -24,7 +24,8 @@ UNTIL_CLOSE = -2
 _status_line = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n").match
 
 
-class ResponseHead(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
     """One response's head. Immutable, so that every response with the same bytes may share it.
 
     `fields` are the header lines in order, as sent. `content_length` is what was announced, None without one.
