@@ -206,12 +206,14 @@ class BaseClient(ABC, Generic[R]):
             retry_if=None if retry_if is None else bool(retry_if(request)),
         )
 
-    def _told(self, error: BaseException, elapsed: float) -> BaseException:
-        """`error` as it is raised: with its time, and the client's own name for a closed pool."""
+    def _told(self, error: BaseException, elapsed: float, attempts: int = 1) -> BaseException:
+        """`error` as it is raised: with its time, its number of attempts, and the client's own name for a closed pool."""
         if isinstance(error, PoolClosed) and not isinstance(error, ClientClosed):
             error = ClientClosed("the client is closed: make a new one")
         if isinstance(error, ClientError) and not error.elapsed:
             error.elapsed = elapsed
+        if attempts > 1 and isinstance(error, ClosedBeforeResponse | WriteError):
+            error.message += f"; this was attempt {attempts} (max_idempotent_call_attempts, retry_if)"
         return error
 
     def _stream_head(self, request: ClientRequest, parser: ResponseParser) -> tuple[ClientResponse, list[str]]:

@@ -162,7 +162,7 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
                 pooled.conn.leave()
                 self._pool.discard(pooled)
             if isinstance(error, ClientError):
-                raise self._told(error, self._clock() - started) from error.__cause__
+                raise self._told(error, self._clock() - started, attempt) from error.__cause__
             raise
 
     async def do_redirects(

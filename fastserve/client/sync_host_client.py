@@ -178,7 +178,7 @@ class SyncHostClient(BaseClient[ClientResponse]):
             if pooled is not None:
                 pool.discard(pooled)
             if isinstance(error, ClientError):
-                raise self._told(error, clock() - started) from error.__cause__
+                raise self._told(error, clock() - started, attempt) from error.__cause__
             raise
 
     # The client

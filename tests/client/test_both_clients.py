@@ -1,4 +1,4 @@
-"""A response that begins while the request's body is still sent: both clients do the same."""
+"""What both clients do alike: a response that begins while the body is still sent, and how often a request was sent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from fastserve import HostClient, RequestCtx, ServerThread, SyncHostClient
+from fastserve import ClosedBeforeResponse, HostClient, RequestCtx, ServerThread, SyncHostClient
+from tests.client.scripts import CLOSES_AFTER_REQUEST
+from tests.client.upstream import Upstream
 from tests.server.clients import Run
 
 PIECES = 200
@@ -52,3 +54,14 @@ def test_what_is_read_while_it_is_answered_is_sent_to_its_end(run: Run, kind: st
             assert got == b"begun;got %d" % (PIECES * len(PIECE))
 
         run(both())
+
+
+def test_how_often_a_request_was_sent_is_told() -> None:
+    """A PUT that failed five times may have been served five times."""
+    with Upstream(CLOSES_AFTER_REQUEST) as upstream, SyncHostClient(f"127.0.0.1:{upstream.port}") as client:
+        with pytest.raises(ClosedBeforeResponse, match="this was attempt 5"):
+            client.put("/", body=b"x")
+        with pytest.raises(ClosedBeforeResponse) as once:
+            client.post("/", body=b"x")
+        assert "attempt" not in str(once.value)
+        upstream.wait_requests(6)
