@@ -387,6 +387,8 @@ class SyncConnPool(Generic[C]):
                     self._sweeper_wake.set()
                 else:
                     start = self._sweeper_wake = threading.Event()
+            elif wake is None and self._core.closed and self._sweeper_wake is not None:
+                self._sweeper_wake.set()  # it has nothing to wait for any more
         if self._dropped:
             self._take_dropped()
         if start is not None:

@@ -291,3 +291,14 @@ def test_under_gevent() -> None:
     assert "No module named 'gevent'" not in result.stderr, "gevent is missing: pip install gevent"
     assert result.returncode == 0, result.stderr
     assert "all is well" in result.stdout
+
+
+def test_the_sweeper_ends_with_its_pool() -> None:
+    """It slept for as long as an idle connection might have lived."""
+    before = set(threading.enumerate())
+    pool: SyncConnPool[object] = SyncConnPool(object, lambda conn: None, PoolOptions(max_idle_conn_duration=300.0))
+    pool.release(pool.acquire())
+    (sweeper,) = [thread for thread in set(threading.enumerate()) - before if "sweeper" in thread.name]
+    pool.close()
+    sweeper.join(20.0)
+    assert not sweeper.is_alive()
