@@ -24,6 +24,10 @@ RELEASES = 4
 """Ticks at which memory is given back: what a tick replaces leaves its arena only when its free list is cleared after it."""
 
 
+INTERPRETERS_OWN = 1000
+"""Objects that the interpreter may have frozen itself: CPython 3.12 begins with 375. A program freezes all it has, thousands."""
+
+
 def _find_malloc_trim() -> Callable[[int], int] | None:
     if not sys.platform.startswith("linux"):
         return None
@@ -41,7 +45,7 @@ def _clear_free_lists() -> None:
     out: it does not look at frozen objects. A program that has frozen some itself is left alone, since only all or
     none can be unfrozen.
     """
-    if gc.get_freeze_count():
+    if gc.get_freeze_count() > INTERPRETERS_OWN:
         return
     gc.freeze()
     try:
