@@ -16,7 +16,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -112,8 +112,12 @@ async def _make_transport(
         raise
     loop = asyncio.get_running_loop()
     create: Callable[..., Any] = loop.create_unix_connection if sock.family == AF_UNIX else loop.create_connection
+    opening = create(lambda: protocol, sock=sock, **options)
     try:
-        transport, _ = await create(lambda: protocol, sock=sock, **options)
+        if "ssl" in options and not isinstance(loop, asyncio.BaseEventLoop):
+            transport = await _shake_hands(loop, opening, sock)
+        else:
+            transport, _ = await opening
     except BaseException:
         # The loop has had it, and closes it in both cases. asyncio does so through the socket object, in a later
         # turn; uvloop by its number, at once, and with 0.21 the object would close whatever has that number by then
@@ -122,6 +126,37 @@ async def _make_transport(
             sock.detach()
         raise
     return transport, protocol
+
+
+async def _shake_hands(
+    loop: asyncio.AbstractEventLoop,
+    opening: Coroutine[Any, Any, tuple[asyncio.Transport, Any]],
+    sock: socket.socket,
+) -> asyncio.Transport:
+    """Await `opening`, a connection with TLS on uvloop, which is not to be cancelled.
+
+    uvloop closes the transport under the TLS of a handshake that is cancelled, and that complains of it to the loop's
+    exception handler. So the handshake is told that its peer has gone instead, and ends by itself a few turns later.
+    """
+    same = sock.dup()  # uvloop closes `sock` by its number, which may be another's when it is shut down here
+    task = loop.create_task(opening)
+    try:
+        return (await asyncio.shield(task))[0]
+    except BaseException:
+        if not task.done():
+            task.add_done_callback(_close_late)
+            try:
+                same.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it is gone
+        raise
+    finally:
+        same.close()
+
+
+def _close_late(task: asyncio.Task[tuple[asyncio.Transport, Any]]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result()[0].abort()
 
 
 def dial_blocking(
