@@ -143,8 +143,8 @@ async def _shake_hands(
     try:
         return (await asyncio.shield(task))[0]
     except BaseException:
+        task.add_done_callback(_close_late)  # also of one that has ended in this turn: nobody else has its transport
         if not task.done():
-            task.add_done_callback(_close_late)
             try:
                 same.shutdown(socket.SHUT_RDWR)
             except OSError:

@@ -15,13 +15,14 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import trustme
 
 from fastserve.client import connecting
 from fastserve.client.addresses import Address, parse_addresses
-from fastserve.client.dialing import Dialer, dial, dial_blocking
+from fastserve.client.dialing import Dialer, _shake_hands, dial, dial_blocking
 from fastserve.client.resolver import Endpoint, Resolver
 from fastserve.client.tls import default_tls_config
 from fastserve.errors import (
@@ -647,6 +648,36 @@ def test_a_cancel_in_a_handshake_leaks_nothing(run: Run, ticks: int) -> None:
             before = sockets()
             await cancelled_after(ticks, dial(at(upstream, is_tls=True), Reader, tls_config=client_context()))
             await back_to(before)
+
+    run(main())
+
+
+@pytest.mark.parametrize("ticks", range(6))
+def test_a_cancel_in_the_turn_in_which_a_handshake_ends_leaks_nothing(run: Run, ticks: int) -> None:
+    """Whoever is cancelled does not see the transport that was ready for it, so it is aborted all the same."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        ready, aborted = asyncio.Event(), asyncio.Event()
+        transport = Mock(spec=asyncio.Transport)
+        transport.abort.side_effect = aborted.set
+
+        async def opening() -> tuple[asyncio.Transport, Reader]:
+            await ready.wait()
+            return transport, Reader()
+
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            task = asyncio.ensure_future(_shake_hands(loop, opening(), ours))
+            await asyncio.sleep(0)
+            ready.set()
+            for _ in range(ticks):
+                await asyncio.sleep(0)
+            task.cancel()
+            try:
+                assert await task is transport
+            except asyncio.CancelledError:
+                await aborted.wait()
 
     run(main())
 
