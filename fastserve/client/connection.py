@@ -22,6 +22,7 @@ from fastserve.errors import ClientClosed, ClientError, ClosedBeforeResponse
 from fastserve.http1.response_parser import ResponseHeadMemory, ResponseParser, ResponseState
 
 if TYPE_CHECKING:
+    from fastserve.client.watch import Watch
     from fastserve.pool.conn import PooledConn
 
 __all__ = ["ClientConnection"]
@@ -33,17 +34,16 @@ WRITE, HEAD, BODY = Phase.WRITE, Phase.HEAD, Phase.BODY
 
 
 class ClientConnection(asyncio.Protocol):
-    """`watch` is called as (connection, seconds) to set `deadline`, so long from now but not behind `limit`.
-    `on_unusable` is called once, with the connection, when it can't be used for another request, and `on_closed` when its
-    socket is gone. `max_body_size` bounds bodies that are read whole.
+    """`watch` ends its waits. `on_unusable` is called once, with the connection, when it can't be used for another request, and
+    `on_closed` when its socket is gone. `max_body_size` bounds bodies that are read whole.
     """
 
     __slots__ = (
         "_body_timeout",
-        "_loop",
         "_max_body_size",
         "_on_closed",
         "_on_unusable",
+        "_read_timeout",
         "_reading_paused",
         "_streams",
         "_told",
@@ -58,6 +58,7 @@ class ClientConnection(asyncio.Protocol):
         "error",
         "interrupt",
         "limit",
+        "loop",
         "lost",
         "parser",
         "phase",
@@ -73,19 +74,21 @@ class ClientConnection(asyncio.Protocol):
         self,
         loop: asyncio.AbstractEventLoop,
         memory: ResponseHeadMemory,
-        watch: Callable[[ClientConnection, float], None],
+        watch: Watch,
         on_unusable: Callable[[ClientConnection], None],
         on_closed: Callable[[ClientConnection], None],
         *,
+        read_timeout: float,
         write_timeout: float,
         body_timeout: float,
         max_body_size: int,
     ) -> None:
-        self._loop = loop
+        self.loop = loop
         self._watch = watch
         self._on_unusable = on_unusable
         self._on_closed = on_closed
         self._max_body_size = max_body_size
+        self._read_timeout = read_timeout
         self._write_timeout = write_timeout
         self._body_timeout = body_timeout
         self.parser = ResponseParser(memory, max_body_size)
@@ -111,23 +114,36 @@ class ClientConnection(asyncio.Protocol):
 
     # For the holder
 
-    def send(self, method: str, data: bytes, streams: bool) -> asyncio.Future[None]:
-        """Write a whole request. Await what is returned: the response is there, or its head if it `streams`."""
+    def send(
+        self, answer: asyncio.Future[None], method: str, data: bytes, streams: bool, limit: float, now: float
+    ) -> None:
+        """Write a whole request. `answer` is done when the response is there, or its head if it `streams`.
+
+        `limit` is when the request is given up, whatever it waits for.
+        """
         if streams is not self._streams:
             self._set_streams(streams)
         self.parser.begin(method)
         self.phase = HEAD
-        waiter = self._waiter = self._loop.create_future()
+        self._waiter = answer
         if self.spoiled:  # also by unasked bytes: what follows them would be taken for the response
             self.wrote = False
-            self._raise_in_waiter()
-            return waiter
+            answer.set_exception(
+                self.error or ClosedBeforeResponse("the connection was closed before the request was written")
+            )
+            return
         self.wrote = True
         self._transport.write(data)
-        return waiter
+        self.limit = limit
+        until = now + self._read_timeout
+        self.deadline = until = until if until < limit else limit
+        watch = self._watch
+        if until < watch.armed_at:
+            watch.arm(until)
 
-    def begin(self, method: str, streams: bool) -> None:
+    def begin(self, method: str, streams: bool, limit: float) -> None:
         """A request comes, in several `write`s and a `sent`; `answered` says when there is no need to go on."""
+        self.limit = limit
         self._set_streams(streams)
         self.parser.begin(method)
         self.phase = WRITE
@@ -140,7 +156,7 @@ class ClientConnection(asyncio.Protocol):
 
     def rest(self) -> None:
         """Nothing is waited for but the holder itself: only the request's own time runs."""
-        self._watch(self, math.inf)
+        self._watch.set(self, math.inf)
 
     @property
     def answered(self) -> bool:
@@ -165,26 +181,26 @@ class ClientConnection(asyncio.Protocol):
         self._transport.write(data)
         while self._write_paused and not self.answered:
             self._unsent = self._transport.get_write_buffer_size()
-            self._watch(self, self._write_timeout)
-            self._waiter = self._loop.create_future()
+            self._watch.set(self, self._write_timeout)
+            self._waiter = self.loop.create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
                 self.rest()
 
-    async def sent(self, read_timeout: float) -> None:
+    async def sent(self) -> None:
         """The request is written, or the rest of it is not wanted. Wait for the response, or its head."""
         if self._transport.get_write_buffer_size() and self.answered:
             self.spoil()  # what the upstream makes of the rest is not known
         if self.parser.state is IN_HEAD:
             self.phase = HEAD
-            self._watch(self, read_timeout)
+            self._watch.set(self, self._read_timeout)
         else:
             self.phase = BODY
-            self._watch(self, self._body_timeout)
+            self._watch.set(self, self._body_timeout)
         while not self._is_there():
-            self._waiter = self._loop.create_future()
+            self._waiter = self.loop.create_future()
             try:
                 await self._waiter
             finally:
@@ -200,9 +216,9 @@ class ClientConnection(asyncio.Protocol):
                 return b""
             if self.error is not None:
                 raise self.error
-            self._watch(self, self._body_timeout)
+            self._watch.set(self, self._body_timeout)
             self.resume_reading()
-            self._waiter = self._loop.create_future()
+            self._waiter = self.loop.create_future()
             try:
                 await self._waiter
             finally:
@@ -290,7 +306,7 @@ class ClientConnection(asyncio.Protocol):
                 waiter.set_result(None)
         elif self.phase is not WRITE:
             self.phase = BODY
-            self._watch(self, self._body_timeout)
+            self._watch.set(self, self._body_timeout)
         if self.phase is WRITE and self.answered:
             self._wake()  # there is no need to write on
 
@@ -341,12 +357,6 @@ class ClientConnection(asyncio.Protocol):
             raise ClosedBeforeResponse("the connection was closed before the request was written")
         return False
 
-    def _raise_in_waiter(self) -> None:
-        assert self._waiter is not None
-        self._waiter.set_exception(
-            self.error or ClosedBeforeResponse("the connection was closed before the request was written")
-        )
-
     def _fail(self, error: ClientError) -> None:
         self.error = error
         self.spoil()
@@ -367,7 +377,7 @@ class ClientConnection(asyncio.Protocol):
     def call_soon(self, call: Callable[..., object], *arguments: object) -> None:
         """On the connection's loop, from any thread; not at all when that is closed."""
         try:
-            self._loop.call_soon_threadsafe(call, *arguments)
+            self.loop.call_soon_threadsafe(call, *arguments)
         except RuntimeError:
             pass
 

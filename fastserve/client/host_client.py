@@ -28,7 +28,10 @@ from fastserve.client.reader import BodyReader
 from fastserve.client.request import ClientRequest
 from fastserve.client.resolver import Resolver
 from fastserve.client.response import ClientResponse
+from fastserve.client.retry import IDEMPOTENT_METHODS
 from fastserve.client.sending import send_pieces
+from fastserve.client.turn import Turn
+from fastserve.client.watch import Watch
 from fastserve.errors import ClientError, DialError, DialTimeout, PoolError
 from fastserve.http1.request_writer import asks_to_close
 from fastserve.pool.aio import ConnPool
@@ -71,11 +74,9 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
             clock=self._clock,
         )
         self._take_idle = self._pool.take_idle
-        self._connections: set[ClientConnection] = set()
+        self._watch = Watch(lambda: self._clock())
+        self._connections = self._watch.connections
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._armed_at = inf  # when the timer looks at the deadlines
-        self._read_timeout = given.read_timeout
         self._streams = given.stream_response_body
         self._plain_heads = self._encoder.plain_heads
         self._decodes = given.decode_content
@@ -92,7 +93,9 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
     async def _do(
         self, request: ClientRequest, timeout: float | None, deadline: float | None, streams: bool
     ) -> ClientResponse:
-        started = self._last_use_time = self._clock()
+        # Taken out of self before they are called: a call of an attribute that is no method is looked up at length.
+        clock, take_idle = self._clock, self._take_idle
+        started = self._last_use_time = clock()
         limit = inf if timeout is None and deadline is None else time_limit(started, timeout, deadline)
         head = content = None
         closes = False
@@ -102,35 +105,47 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
             head, content = self._encoder.encode(request)
             closes = request._headers is not None and asks_to_close(request._headers)
         attempt = 1
-        pooled: Pooled | None = None
+        now = started
+        turn: Turn | None = None
+        pooled: Pooled | None = None  # what is held
         try:
-            pooled = self._take_idle(started)
+            pooled = take_idle(started)
             if pooled is None:
-                pooled = await self._pool.acquire(None if limit is inf else limit - started)
-                now = self._clock()
-            else:
-                now = started
+                left = None if limit is inf else limit - started
+                if content or request.stream is not None or request.method not in IDEMPOTENT_METHODS:
+                    pooled = await self._pool.acquire(left)
+                else:
+                    turn = Turn(self._pool, clock, request.method, head, streams, limit)
+                    self._pool.enqueue(turn, started, left)
             while True:
-                conn = pooled.conn
-                conn.limit = limit
                 try:
+                    if turn is not None:
+                        await turn.answer
+                        pooled, turn = turn.given, None
+                        break
+                    assert pooled is not None
+                    conn = pooled.conn
                     if content or request.stream is not None:
-                        await self._send_in_parts(conn, request, head, content, streams)
+                        await self._send_in_parts(conn, request, head, content, streams, limit)
                     else:
-                        answer = conn.send(request.method, head, streams)
-                        until = now + self._read_timeout
-                        conn.deadline = until = until if until < limit else limit
-                        if until < self._armed_at:
-                            self._arm(until)
+                        answer = conn.loop.create_future()
+                        conn.send(answer, request.method, head, streams, limit, now)
                         await answer
                     break
                 except ClientError as error:
-                    now = self._clock()
+                    if turn is not None:
+                        pooled, turn = turn.given, None
+                    if pooled is None:  # there was none to be had
+                        raise
+                    conn = pooled.conn
+                    now = clock()
                     if not self._may_retry(error, request, attempt, conn.wrote, conn.parser.started, now, limit):
                         raise
                 attempt += 1
                 pooled = await self._pool.redial(pooled, None if limit is inf else limit - now)
-                now = self._clock()
+                now = clock()
+            assert pooled is not None
+            conn = pooled.conn
             parser = conn.parser
             if closes:  # also if the response did not say so (RFC 9112 9.6)
                 conn.spoil()
@@ -150,6 +165,10 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
                 response.decode_content(self.options.max_response_body_size)
             return response
         except BaseException as error:
+            if turn is not None and pooled is None:
+                pooled = turn.given
+                if pooled is None:
+                    self._pool.cancel(turn)
             if pooled is not None:
                 # Looked at here, where it costs nothing while all is well: a future of another loop can't be awaited.
                 if type(error) is RuntimeError and self._loop is not asyncio.get_running_loop():
@@ -204,9 +223,7 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
         connection get `ClientClosed` at once.
         """
         await self._pool.aclose(timeout)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._watch.stop()
         if self._connections:
             if self._all_closed is None:
                 self._all_closed = asyncio.get_running_loop().create_future()
@@ -234,6 +251,7 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
                 self._watch,
                 self._on_unusable,
                 self._on_closed,
+                read_timeout=options.read_timeout,
                 write_timeout=options.write_timeout,
                 body_timeout=options.body_timeout,
                 max_body_size=options.max_response_body_size,
@@ -248,10 +266,16 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
         return conn
 
     async def _send_in_parts(
-        self, conn: ClientConnection, request: ClientRequest, head: bytes, content: bytes | None, streams: bool
+        self,
+        conn: ClientConnection,
+        request: ClientRequest,
+        head: bytes,
+        content: bytes | None,
+        streams: bool,
+        limit: float,
     ) -> None:
         """Send a request whose body is large, or comes bit by bit; it ends early when the upstream has answered."""
-        conn.begin(request.method, streams)
+        conn.begin(request.method, streams, limit)
         await conn.write(head)
         if content:
             await conn.write(content)
@@ -263,7 +287,7 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
                 conn.spoil()  # the rest of the body is not sent
             else:
                 await conn.write(framer.end())
-        await conn.sent(self._read_timeout)
+        await conn.sent()
 
     def _streamed(self, request: ClientRequest, pooled: Pooled, started: float) -> ClientResponse:
         response, encodings = self._stream_head(request, pooled.conn.parser)
@@ -275,29 +299,6 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
             lambda: self._clock() - started,
         )
         return response
-
-    def _watch(self, conn: ClientConnection, seconds: float) -> None:
-        conn.deadline = deadline = min(conn.limit, self._clock() + seconds)
-        if deadline < self._armed_at:
-            self._arm(deadline)
-
-    def _arm(self, when: float) -> None:
-        """Look at the deadlines at `when`. Those that are set meanwhile are mostly later: it costs them a comparison."""
-        assert self._loop is not None
-        if self._timer is not None:
-            self._timer.cancel()
-        self._armed_at = when
-        self._timer = self._loop.call_later(max(0.0, when - self._clock()), self._sweep)
-
-    def _sweep(self) -> None:
-        self._timer = None
-        self._armed_at = inf
-        now = self._clock()
-        for conn in [conn for conn in self._connections if conn.deadline <= now]:
-            conn.expire(now)
-        soonest = min((conn.deadline for conn in self._connections), default=inf)
-        if soonest < inf:
-            self._arm(soonest)
 
     def _attach(self, pooled: Pooled) -> None:
         pooled.conn.pooled = pooled

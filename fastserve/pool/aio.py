@@ -43,8 +43,24 @@ logger = logging.getLogger("fastserve")
 
 C = TypeVar("C")
 
+# As globals: an attribute of an enum class is looked up through its metaclass.
+WAITING, FAILED = WantState.WAITING, WantState.FAILED
 TICK = 0.01
 """Seconds between two sweeps at least: how late a deadline may be noticed."""
+
+
+class SleepingWant(WantConn[C]):
+    """One `acquire` that sleeps until it has its connection."""
+
+    __slots__ = ("signal",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self.signal: asyncio.Future[None] = loop.create_future()
+
+    def wake(self) -> None:
+        if not self.signal.done():
+            self.signal.set_result(None)
 
 
 class ConnPool(Generic[C]):
@@ -123,15 +139,14 @@ class ConnPool(Generic[C]):
 
     def release(self, pooled: PooledConn[C]) -> None:
         """Give a connection back: to the first waiter, or to the idle list. Raises `PoolError` when it is not held."""
-        now = self._clock()
-        actions = self._core.release(pooled, now)
-        if actions:
-            if type(actions) is tuple:  # handed over: nothing to do but to wake the waiter
-                signal = actions[0].want.signal  # type: ignore[union-attr]
-                if not signal.done():
-                    signal.set_result(None)
+        clock = self._clock  # not called as self._clock(): an attribute that is no method is looked up at length
+        now = clock()
+        result = self._core.release(pooled, now)
+        if result:
+            if isinstance(result, WantConn):
+                result.wake()
             else:
-                self._carry_out(actions)
+                self._carry_out(result)
         elif self._armed_at > now + self._idle_duration:
             self._arm()
 
@@ -142,34 +157,48 @@ class ConnPool(Generic[C]):
 
         Raises `NoFreeConns`, `RequestTimeout` (the caller's time was the shorter), `DialError`, `PoolClosed`.
         """
-        core = self._core
         now = self._clock()
-        pooled = core.take_idle(now)
+        pooled = self.take_idle(now)
         if pooled is not None:
             return pooled
-        loop = self._running_loop()
-        want: WantConn[C] = WantConn()
-        actions = core.acquire(want, now, timeout)
-        if want.state is WantState.WAITING:
-            want.signal = loop.create_future()
+        want: SleepingWant[C] = SleepingWant(self.running_loop())
+        self.enqueue(want, now, timeout)
+        if want.state is WAITING:
+            try:
+                await want.signal
+            except BaseException:
+                self.cancel(want)
+                raise
+        return self.collect(want)
+
+    def enqueue(self, want: WantConn[C], now: float, timeout: float | None = None) -> None:
+        """`acquire` for callers that do not sleep: `want.wake` is called when it is settled, maybe before this returns,
+        maybe twice; then it is to be collected, or cancelled.
+        """
+        actions = self._core.acquire(want, now, timeout)
         if actions or self._after is not None:
             self._carry_out(actions)  # may settle it: a test that ends at once
         elif want.deadline < self._armed_at:
             self._arm()
-        if want.state is WantState.WAITING:
+        if want.state is WAITING:
             if self._on_event is not None:
                 self._tell(PoolEvent("wait"))
-            try:
-                await want.signal
-            except BaseException:
-                # Also when it was woken in the same tick: what it was given goes to the next (aiohttp#9670).
-                actions = core.cancel(want, self._clock())
-                if actions:
-                    self._carry_out(actions)
-                raise
+        elif want.state is FAILED:
+            want.wake()  # refused at once is no action
+
+    def collect(self, want: WantConn[C]) -> PooledConn[C]:
+        """What an enqueued `want` got, once it is settled: raises what `acquire` does."""
         if self._on_event is not None:
             self._tell(PoolEvent("failed" if want.error else "served", error=want.error))
-        return core.collect(want)
+        return self._core.collect(want)
+
+    def cancel(self, want: WantConn[C]) -> None:
+        """Whoever enqueued `want` has gone away. Also when it was woken in the same tick: what it was given goes to the
+        next (aiohttp#9670).
+        """
+        actions = self._core.cancel(want, self._clock())
+        if actions:
+            self._carry_out(actions)
 
     def connection(self, timeout: float | None = None) -> Lease[C]:
         """``async with pool.connection() as conn:`` releases at the end, and discards when the block raised, since
@@ -236,7 +265,7 @@ class ConnPool(Generic[C]):
         After `timeout` seconds (None: no limit) those still held are closed under their holders, who may still release
         them. Returns how many that were. When it returns, nothing of the pool runs any more.
         """
-        loop = self._running_loop()
+        loop = self.running_loop()
         self.start_closing()
         cut = 0
         try:
@@ -270,7 +299,7 @@ class ConnPool(Generic[C]):
         return held
 
     async def __aenter__(self) -> ConnPool[C]:
-        self._running_loop()
+        self.running_loop()
         self.sweep()
         return self
 
@@ -298,9 +327,7 @@ class ConnPool(Generic[C]):
         for action in actions:
             kind = type(action)
             if kind is Wake:
-                signal = action[0].signal  # type: ignore[union-attr]
-                if signal is not None and not signal.done():
-                    signal.set_result(None)
+                action[0].wake()  # type: ignore[union-attr]
             else:
                 self._do(action)
         wake = self._core.next_wake()
@@ -319,7 +346,7 @@ class ConnPool(Generic[C]):
             case Dial(ticket):
                 self._tell(PoolEvent("dial"))
                 try:
-                    loop = self._running_loop()
+                    loop = self.running_loop()
                 except (RuntimeError, PoolError) as error:
                     self._carry_out(self._core.dial_failed(ticket, error, self._clock()))
                     return
@@ -418,7 +445,7 @@ class ConnPool(Generic[C]):
             self._carry_out(self._core.dial_failed(ticket, error, now))
 
     def _background(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = self._running_loop().create_task(coroutine, context=self._context.copy())
+        task = self.running_loop().create_task(coroutine, context=self._context.copy())
         self._tasks.add(task)  # the loop itself holds tasks weakly
         task.add_done_callback(self._tasks.discard)
 
@@ -429,7 +456,8 @@ class ConnPool(Generic[C]):
             except Exception:
                 logger.warning("pool: on_event raised", exc_info=True)
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
+    def running_loop(self) -> asyncio.AbstractEventLoop:
+        """The loop of this pool. Raises `PoolError` in another one."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             if self._loop is not None:
@@ -449,7 +477,7 @@ class ConnPool(Generic[C]):
             return
         self._disarm()
         self._armed_at = wake
-        self._timer = self._running_loop().call_later(max(0.0, wake - self._clock()), self._timer_fired)
+        self._timer = self.running_loop().call_later(max(0.0, wake - self._clock()), self._timer_fired)
 
     def _disarm(self) -> None:
         if self._timer is not None:

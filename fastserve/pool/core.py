@@ -30,7 +30,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from fastserve.errors import DialTimeout, NoFreeConns, PoolClosed, PoolError, RequestTimeout
-from fastserve.pool.actions import NOTHING, AbandonDial, Action, Actions, Attach, Close, Dial, Probe, Reset, Wake
+from fastserve.pool.actions import NOTHING, AbandonDial, Action, Actions, Attach, Close, Dial, Probe, Reset
 from fastserve.pool.conn import PooledConn, PooledState
 from fastserve.pool.dials import DialTicket
 from fastserve.pool.events import CloseReason
@@ -46,6 +46,7 @@ C = TypeVar("C")
 # As globals: an attribute of an enum class is looked up through its metaclass, which the warm path would feel.
 IDLE, IN_USE, TESTING = PooledState.IDLE, PooledState.IN_USE, PooledState.TESTING
 RESETTING, CLOSED = PooledState.RESETTING, PooledState.CLOSED
+DELIVERED = WantState.DELIVERED
 
 
 class PoolCore(WaitBooks[C]):
@@ -89,19 +90,19 @@ class PoolCore(WaitBooks[C]):
         self.hits += 1
         return pooled
 
-    def release(self, pooled: PooledConn[C], now: float) -> Actions:
+    def release(self, pooled: PooledConn[C], now: float) -> Actions | WantConn[C]:
         """Its holder gives a connection back. Raises `PoolError` when it does not hold it.
 
-        A tuple of one `Wake` means that it was handed over and that nothing else has changed.
+        A `WantConn` means that it was handed to that one, which is to be woken, and that nothing else has changed.
         """
         if self._bounded or pooled.state is not IN_USE or pooled.owner is not self:
             return self._release_carefully(pooled, now)
         if self._waiters:  # handed over: it stays held, by another
-            want = self._waiters.pop_first()
+            want: WantConn[C] = self._waiters.pop_first()
             pooled.uses += 1
             want.pooled = pooled
-            self._no_longer_waits(want, WantState.DELIVERED, now)
-            return (Wake(want),)
+            self._no_longer_waits(want, DELIVERED, now)
+            return want
         pooled.state = IDLE
         pooled.streams = 0
         pooled.idle_since = now

@@ -43,6 +43,20 @@ TICK = 0.01
 """Seconds between two sweeps at least."""
 
 
+class SleepingWant(WantConn[C]):
+    """One `acquire` whose thread sleeps until it has its connection, on a lock of its own."""
+
+    __slots__ = ("signal",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.signal = threading.Lock()
+        self.signal.acquire()
+
+    def wake(self) -> None:
+        self.signal.release()
+
+
 class SyncConnPool(Generic[C]):
     """Pools connections of any kind for threads: `ConnPool` without async.
 
@@ -105,12 +119,12 @@ class SyncConnPool(Generic[C]):
         """Give a connection back: to the first waiter, or to the idle list. Raises `PoolError` when it is not held."""
         with self._lock:
             now = self._clock()
-            actions = self._core.release(pooled, now)
+            result = self._core.release(pooled, now)
             quiet = self._sweep_at <= now + self._idle_duration
-        if type(actions) is tuple and actions:  # handed over: nothing to do but to wake the waiter
-            actions[0].want.signal.release()  # type: ignore[union-attr]
-        elif actions or not quiet or self._dropped:
-            self._carry_out(actions)
+        if isinstance(result, WantConn):
+            result.wake()
+        elif result or not quiet or self._dropped:
+            self._carry_out(result)
 
     # --- everything else
 
@@ -127,12 +141,9 @@ class SyncConnPool(Generic[C]):
             pooled = core.take_idle(now)
             if pooled is not None:
                 return pooled
-            want: WantConn[C] = WantConn()
+            want: SleepingWant[C] = SleepingWant()
             actions = core.acquire(want, now, timeout)
             waits = want.state is WantState.WAITING
-            if waits:
-                want.signal = threading.Lock()
-                want.signal.acquire()
         try:
             self._carry_out(actions)
             if waits:
@@ -151,7 +162,7 @@ class SyncConnPool(Generic[C]):
         self._tell(PoolEvent("served", pooled.conn))
         return pooled
 
-    def _wait(self, want: WantConn[C]) -> None:
+    def _wait(self, want: SleepingWant[C]) -> None:
         """Sleep until the waiter is settled; its own deadline it minds itself."""
         while not want.signal.acquire(timeout=min(max(0.0, want.deadline - self._clock()), threading.TIMEOUT_MAX)):
             now = self._clock()
@@ -286,8 +297,7 @@ class SyncConnPool(Generic[C]):
         try:
             for action in left:
                 if type(action) is Wake:
-                    if action.want.signal is not None:
-                        action.want.signal.release()
+                    action.want.wake()
                 else:
                     self._do(action)
         except BaseException:

@@ -29,15 +29,16 @@ class WantState(enum.Enum):
     CANCELLED = "cancelled"
 
 
+WAITING = WantState.WAITING  # as a global: an attribute of an enum class is looked up through its metaclass
+
+
 class WantConn(Generic[C]):
-    """One waiter. The core settles it, the shell wakes it by `signal`, and `PoolCore.collect` gives what it got."""
+    """One waiter. The core settles it, the shell calls `wake`, and `PoolCore.collect` gives what it got."""
 
-    __slots__ = ("deadline", "error", "own_time", "pooled", "queued", "signal", "since", "state")
+    __slots__ = ("deadline", "error", "own_time", "pooled", "queued", "since", "state")
 
-    def __init__(self, signal: Any = None) -> None:
-        self.signal = signal
-        """The shell's own: what to set to wake whoever waits."""
-        self.state = WantState.WAITING
+    def __init__(self) -> None:
+        self.state = WAITING
         self.pooled: PooledConn[C] | None = None
         self.error: Exception | None = None
         self.since = 0.0
@@ -46,6 +47,12 @@ class WantConn(Generic[C]):
         """The deadline is the caller's own, rather than the pool's."""
         self.queued = False
         """It waits for another holder's connection, not for a dial of its own: counted in `waits`."""
+
+    def wake(self) -> None:
+        """It is settled: have whoever waits look. Not for the core to call, whose books must be done by then.
+
+        Each shell has its own; this one is for those that look at `state` by themselves.
+        """
 
 
 class WaiterQueue(OrderedDict[WantConn[Any], None]):

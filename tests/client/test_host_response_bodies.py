@@ -346,14 +346,14 @@ def test_body_timeout_runs_only_while_it_is_read(run: Run) -> None:
                 async with client.stream("GET", "/") as response:
                     (conn,) = client._connections
                     now = 100.0
-                    client._sweep()
+                    client._watch.sweep()
                     assert conn.error is None
                     assert await anext(aiter(reader(response))) == b"half"
                     rest = asyncio.ensure_future(reader(response).read())
                     await asyncio.sleep(0)
                     assert 100 < conn.deadline - time.monotonic() <= 105
                     now = 104.0
-                    client._sweep()
+                    client._watch.sweep()
                     gate.open()
                     assert await rest == b"more"
                 balanced(client, idle=1)

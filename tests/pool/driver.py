@@ -95,7 +95,8 @@ class Driver:
         self.held.remove(pooled)
         doomed = sum(pooled.doom is not None for pooled in self.core._conns)
         over = self.core.conns - doomed > self.max_conns
-        self._apply(self.core.release(pooled, self.now))
+        result = self.core.release(pooled, self.now)
+        self._apply((Wake(result),) if isinstance(result, WantConn) else result)
         if over and not pooled.streams:
             assert pooled.state is PooledState.CLOSED, "over the limit, and not closed (bug 15)"
 
