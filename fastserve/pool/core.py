@@ -136,26 +136,27 @@ class PoolCore(WaitBooks[C]):
 
         When this returns it may be settled already: WAITING is the only state to wait in.
         """
-        if self._closed:
-            self._fail(want, PoolClosed("the pool is closed: make a new one"))
-            return NOTHING
         want.since = now
-        wait = self.options.max_conn_wait_timeout
-        waiters = self._waiters
+        wait = self._wait
         if (
             len(self._conns) >= self._max_conns
             and not self._idle
             and not self._careful
-            and len(waiters) < self.options.max_waiters
-            and wait > 0
-            and (timeout is None or timeout > 0)
+            and (timeout is None or timeout >= wait)
+            and len(self._waiters) < self._max_waiters
+            and wait
         ):
             # The short cut of a wait: every slot is a connection that somebody holds, so there is nothing but to queue.
             self.misses += 1
             self.waits += 1
             want.queued = True
-            waiters.append(want)
-            self._limit(want, now, wait, timeout)
+            self._waiters[want] = None
+            want.deadline = deadline = now + wait
+            if deadline < self._soonest:
+                self._soonest = deadline
+            return NOTHING
+        if self._closed:
+            self._fail(want, PoolClosed("the pool is closed: make a new one"))
             return NOTHING
         actions: list[Action] = []
         self._close_stale(now, actions)
@@ -176,7 +177,7 @@ class PoolCore(WaitBooks[C]):
             elif wait <= 0:
                 self._fail(want, NoFreeConns(self._all_in_use() + "; raise max_conns or set max_conn_wait_timeout"))
                 return actions or NOTHING
-            elif len(self._waiters) >= self.options.max_waiters:
+            elif len(self._waiters) >= self._max_waiters:
                 text = f"{self._all_in_use()} and {len(self._waiters)} acquires wait already; raise max_waiters or slow down"
                 self._fail(want, NoFreeConns(text))
                 return actions or NOTHING
@@ -398,10 +399,9 @@ class PoolCore(WaitBooks[C]):
             else:
                 self._dials.retry(ticket, now)
                 actions.append(Dial(ticket))
-        for want in self._deadlines.due(now):
+        for want in self._due(now):
             self.timeouts += 1
             self._waiters.remove(want)
-            want.deadline = math.inf  # it has left the heap
             self._settle_failed(want, self._timed_out(want, now), now, actions)
         for pooled in self._lifetimes.due(now):
             if pooled.state is IDLE:
@@ -419,9 +419,10 @@ class PoolCore(WaitBooks[C]):
     def next_wake(self, *, waiters: bool = True) -> float | None:
         """When `tick` has something to do, or None; without the waiters' deadlines if each waiter minds its own."""
         wake = math.inf
-        first = self._deadlines.first() if waiters else None
-        if first is not None:
-            wake = first
+        if waiters and self._waiters:
+            wake = self._soonest
+            if (first := self._deadlines.first()) is not None and first < wake:
+                wake = first
         if (first := self._lifetimes.first()) is not None and first < wake:
             wake = first
         if self._idle:

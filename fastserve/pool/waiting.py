@@ -26,6 +26,7 @@ __all__ = ["WaitBooks"]
 C = TypeVar("C")
 
 CLOSED = PooledState.CLOSED
+WAITING = WantState.WAITING
 
 
 class WaitBooks(ConnBooks[C]):
@@ -34,7 +35,10 @@ class WaitBooks(ConnBooks[C]):
     __slots__ = (
         "_deadlines",
         "_last_dial_error",
+        "_max_waiters",
+        "_soonest",
         "_testing",
+        "_wait",
         "_waiters",
         "dial_errors",
         "hits",
@@ -50,7 +54,14 @@ class WaitBooks(ConnBooks[C]):
         self._testing = 0
         """Tests under way, each for one waiter."""
         self._waiters = WaiterQueue()
-        self._deadlines = Deadlines[WantConn[C]](lambda want, when: want.state is WantState.WAITING)
+        self._wait = options.max_conn_wait_timeout
+        self._max_waiters = options.max_waiters
+        self._soonest = math.inf
+        """No waiter that has `max_conn_wait_timeout` ends before that. They end in the order of the queue, so they need no
+        other order; and mostly they are served, so that whose time this was is seen to only when it has come.
+        """
+        self._deadlines = Deadlines[WantConn[C]](lambda want, when: want.state is WAITING)
+        """Of the others, whose time is their request's own, or that of a test or a dial."""
         self._last_dial_error: BaseException | None = None
         self.hits = self.misses = self.waits = self.timeouts = self.undelivered = self.dial_errors = 0
         self.wait_duration = 0.0
@@ -138,7 +149,7 @@ class WaitBooks(ConnBooks[C]):
         want.state = state
         if want.queued:
             self.wait_duration += now - want.since
-        if want.deadline != math.inf:
+        if want.timed:
             self._deadlines.dropped()
         if self._total is not None and not self._waiters:
             self._total.hungry.pop(self, None)
@@ -149,7 +160,28 @@ class WaitBooks(ConnBooks[C]):
             want.own_time = True
             limit = timeout
         want.deadline = now + limit
-        self._deadlines.add(want.deadline, want)
+        if limit == self._wait:
+            self._soonest = min(self._soonest, want.deadline)
+        else:
+            want.timed = True
+            self._deadlines.add(want.deadline, want)
+
+    def _due(self, now: float) -> list[WantConn[C]]:
+        """The waiters whose time has come, in the order in which it did."""
+        due = list(self._deadlines.due(now))
+        if now >= self._soonest:
+            self._soonest = math.inf
+            for want in self._waiters:
+                if want.timed or want.deadline == math.inf:
+                    continue
+                if want.deadline > now:
+                    self._soonest = want.deadline
+                    break
+                due.append(want)
+            due.sort(key=lambda want: want.deadline)
+        for want in due:
+            want.timed = False  # it is kept apart no longer
+        return due
 
     def _timed_out(self, want: WantConn[C], now: float) -> PoolError:
         waited = f"waited {now - want.since:.3f} s for a connection"

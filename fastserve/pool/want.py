@@ -35,7 +35,7 @@ WAITING = WantState.WAITING  # as a global: an attribute of an enum class is loo
 class WantConn(Generic[C]):
     """One waiter. The core settles it, the shell calls `wake`, and `PoolCore.collect` gives what it got."""
 
-    __slots__ = ("deadline", "error", "own_time", "pooled", "queued", "since", "state")
+    __slots__ = ("deadline", "error", "own_time", "pooled", "queued", "since", "state", "timed")
 
     def __init__(self) -> None:
         self.state = WAITING
@@ -45,6 +45,8 @@ class WantConn(Generic[C]):
         self.deadline = math.inf
         self.own_time = False
         """The deadline is the caller's own, rather than the pool's."""
+        self.timed = False
+        """Its deadline is kept apart, and not by its place in the queue."""
         self.queued = False
         """It waits for another holder's connection, not for a dial of its own: counted in `waits`."""
 
