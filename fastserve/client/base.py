@@ -180,6 +180,10 @@ class BaseClient(ABC, Generic[R]):
     def close_idle_connections(self) -> None:
         self._pool.close_idle_connections()
 
+    def __repr__(self) -> str:
+        stats = self.stats()
+        return f"<{type(self).__name__} {self.addr}: {stats.conns} connections, {stats.idle} idle, {stats.waiting} waiting>"
+
     # What becomes of a request
 
     def _may_retry(

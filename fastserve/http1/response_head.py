@@ -7,11 +7,11 @@ llhttp has already accepted, so names are tokens, lines end in CRLF, nothing is 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastserve.errors import MalformedResponse, ResponseTooLarge
 from fastserve.http1.fields import printable
-from fastserve.http1.head import CONNECTION_NAMES, field_pairs
+from fastserve.http1.head import field_pairs
 from fastserve.http1.status import has_no_body
 
 __all__ = ["CHUNKED_BODY", "UNTIL_CLOSE", "ResponseHead", "read_response_head"]
@@ -24,22 +24,38 @@ UNTIL_CLOSE = -2
 _status_line = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n").match
 
 
+# What decides where the body ends and whether the connection stays; the value without the white space before it.
+_framing_lines = re.compile(
+    rb"\r\n(content-length|transfer-encoding|connection|proxy-connection):[ \t]*([^\r\n]*)", re.IGNORECASE
+).finditer
+
+
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
     """One response's head. Immutable, so that every response with the same bytes may share it.
 
-    `fields` are the header lines in order, as sent. `content_length` is what was announced, None without one.
-    `body_length` is how many bytes of body follow to any method but HEAD: a number, `CHUNKED_BODY` or `UNTIL_CLOSE`.
-    `keep_alive` is what the head says of the connection (RFC 9112 9.3); a body that ends with it is told apart.
+    `head` is what was received. `content_length` is what was announced, None without one. `body_length` is how many bytes
+    of body follow to any method but HEAD: a number, `CHUNKED_BODY` or `UNTIL_CLOSE`. `keep_alive` is what the head says
+    of the connection (RFC 9112 9.3); a body that ends with it is told apart.
     """
 
+    head: bytes
     status: int
     reason: bytes
     minor: int
-    fields: tuple[tuple[bytes, bytes], ...]
     content_length: int | None
     body_length: int
     keep_alive: bool
+    _fields: tuple[tuple[bytes, bytes], ...] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def fields(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The header lines in order, as sent. Taken apart when they are first asked for: many a caller never does."""
+        fields = self._fields
+        if fields is None:
+            fields = tuple(field_pairs(self.head)) if self.head.count(b"\r\n") > 2 else ()
+            object.__setattr__(self, "_fields", fields)
+        return fields
 
     @property
     def informational(self) -> bool:
@@ -55,27 +71,28 @@ def read_response_head(head: bytes, max_header_count: int) -> ResponseHead:
         raise MalformedResponse(f"the status line is not 'HTTP/1.1 nnn reason' (RFC 9112 4): '{shown}'")
     minor = int(line[1])
     status = int(line[2])
-    pairs = field_pairs(head) if head.count(b"\r\n") > 2 else []
-    if len(pairs) > max_header_count:
+    if head.count(b"\r\n") - 2 > max_header_count:  # those of the status line and the blank one
         raise ResponseTooLarge(f"the response has more than {max_header_count} headers", phase="head")
     content_length: int | None = None
     chunked = close = keep_alive = False
-    for name, value in pairs:
-        lower = name.lower()
-        if lower == b"content-length":
+    for match in _framing_lines(head):
+        name, value = match.groups()
+        name = name.lower()
+        value = value.rstrip(b" \t")
+        if name == b"content-length":
             if content_length is not None:
                 # Equal ones too, as llhttp does (RFC 9112 6.3 rule 5 allows either): two writers made this head, and what
                 # they agree on today is where a response is split tomorrow.
                 raise MalformedResponse("two Content-Length headers (RFC 9112 6.3)")
             content_length = int(value.lstrip(b"0") or b"0")  # int() refuses thousands of zeros; llhttp does not
-        elif lower == b"transfer-encoding":
+        elif name == b"transfer-encoding":
             if minor == 0:  # RFC 9112 6.1: the framing is faulty, the sender does not know what it says
                 raise MalformedResponse("Transfer-Encoding on HTTP/1.0 (RFC 9112 6.1)")
             if chunked or value.lower() != b"chunked":
                 # Not asked for (no TE was sent), and where one does not end in chunked the body has no end of its own.
                 raise MalformedResponse("the transfer coding is not exactly 'chunked' (RFC 9112 6.1)")
             chunked = True
-        elif lower in CONNECTION_NAMES:  # a list (RFC 9110 7.6.1)
+        else:  # Connection, a list (RFC 9110 7.6.1), or Proxy-Connection, which is the same to llhttp
             tokens = [token.strip(b" \t") for token in value.lower().split(b",")]
             close = close or b"close" in tokens
             keep_alive = keep_alive or b"keep-alive" in tokens
@@ -96,4 +113,4 @@ def read_response_head(head: bytes, max_header_count: int) -> ResponseHead:
         body_length = content_length
     else:
         body_length = UNTIL_CLOSE
-    return ResponseHead(status, line[3] or b"", minor, tuple(pairs), content_length, body_length, persistent)
+    return ResponseHead(head, status, line[3] or b"", minor, content_length, body_length, persistent)

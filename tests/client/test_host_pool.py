@@ -200,6 +200,7 @@ def test_counts(run: Run) -> None:
                 await asyncio.gather(*tasks)
                 assert (client.conns_count, client.idle_conns_count, client.pending_requests) == (3, 3, 0)
                 assert before <= client.last_use_time <= time.monotonic()
+                assert repr(client) == f"<HostClient 127.0.0.1:{upstream.port}: 3 connections, 3 idle, 0 waiting>"
                 client.close_idle_connections()
                 assert (client.conns_count, client.idle_conns_count) == (0, 0)
                 await asyncio.to_thread(upstream.wait_closed, 3)

@@ -10,14 +10,14 @@ from fastserve.client.redirect import MAX_LOCATION, next_request
 from fastserve.client.request import ClientRequest, Origin
 from fastserve.client.response import ClientResponse
 from fastserve.errors import RedirectError, TooManyRedirects
-from fastserve.http1.response_head import ResponseHead
+from fastserve.http1.response_head import read_response_head
 
 HERE = Origin("http", "a.example", 80)
 
 
 def redirect(status: int, *locations: bytes) -> ClientResponse:
-    fields = tuple((b"Location", location) for location in locations)
-    return ClientResponse(ResponseHead(status, b"", 1, fields, 0, 0, True))
+    lines = b"".join(b"Location: %b\r\n" % location for location in locations)
+    return ClientResponse(read_response_head(b"HTTP/1.1 %d\r\n%bContent-Length: 0\r\n\r\n" % (status, lines), 100))
 
 
 def followed(location: bytes, url: str = "/b/c/d;p?q", status: int = 302, origin: Origin = HERE) -> str:
