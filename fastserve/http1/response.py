@@ -79,7 +79,7 @@ class Response:
         return self.plain_status
 
     @status_code.setter
-    def status_code(self, status: int | HTTPStatus) -> None:
+    def status_code(self, status: int) -> None:  # the getter's type: mypyc 2.4 crashes where they are not the same in C
         self.set_status_code(status)
 
     def set_status_code(self, status: int | HTTPStatus) -> None:
