@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import enum
 import importlib.util
 import os
 import shutil
@@ -28,6 +29,14 @@ def load_hook() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def source(path: str) -> ast.Module:
+    return ast.parse((Path(fastserve.__file__).parent.parent / path).read_text("utf-8"))
+
+
+def decorators(function: ast.FunctionDef) -> list[str]:
+    return [ast.unparse(decorator) for decorator in function.decorator_list]
 
 
 hook = load_hook()
@@ -58,9 +67,30 @@ def test_the_modules_are_there() -> None:
 @pytest.mark.parametrize("path", hook.MODULES)
 def test_what_is_compiled_has_no_coroutine(path: str) -> None:
     """One that is cancelled warns, from CPython 3.12 on; and it keeps the exceptions that it has caught."""
-    tree = ast.parse((Path(fastserve.__file__).parent.parent / path).read_text("utf-8"))
     suspends = (ast.AsyncFunctionDef, ast.Yield, ast.YieldFrom)
-    assert [node.lineno for node in ast.walk(tree) if isinstance(node, suspends)] == []
+    assert [node.lineno for node in ast.walk(source(path)) if isinstance(node, suspends)] == []
+
+
+@pytest.mark.parametrize("path", hook.MODULES)
+def test_setters_take_what_their_getters_give(path: str) -> None:
+    """Compiled code assigns a value of the getter's type in C: an int is none of Python's, and a setter of another crashes."""
+    functions = [node for node in ast.walk(source(path)) if isinstance(node, ast.FunctionDef)]
+    gives = {f.name: ast.unparse(f.returns) for f in functions if f.returns and "property" in decorators(f)}
+    for function in functions:
+        if f"{function.name}.setter" in decorators(function):
+            annotation = function.args.args[1].annotation
+            assert annotation is not None
+            if gives[function.name] in ("int", "float", "bool"):
+                assert ast.unparse(annotation) == gives[function.name]
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_bases_that_are_not_compiled_are_empty(name: str) -> None:
+    """A compiled class has its attributes where those of a base such as OrderedDict would be."""
+    for found in vars(sys.modules[name]).values():
+        if isinstance(found, type) and found.__module__ == name and not issubclass(found, enum.Enum | tuple):
+            foreign = [base for base in found.__mro__ if base.__module__ not in COMPILED]
+            assert {base.__basicsize__ for base in foreign} == {object.__basicsize__}
 
 
 # Building
