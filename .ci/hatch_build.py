@@ -26,13 +26,24 @@ REQUIREMENTS = ["mypy==2.4.1", "setuptools>=70"]
 
 # Compiled together, since calls among them are then calls in C, while each call of Python's from or to one costs more than
 # before: http1 alone would be slower. Left out are those with coroutines and generators, which the compiler does not make
-# just as Python does (a cancelled one warns; one keeps the exception that it has caught), and those that run seldom.
+# just as Python does (a cancelled one warns; one keeps the exception that it has caught), those with classes that extend
+# Python's containers, which it makes crash (pool/want.py), and those that run seldom.
 MODULES = [
+    "fastserve/client/encoder.py",
+    "fastserve/client/response.py",
     "fastserve/http1/head.py",
     "fastserve/http1/parser.py",
     "fastserve/http1/render.py",
     "fastserve/http1/request.py",
+    "fastserve/http1/request_writer.py",
     "fastserve/http1/response.py",
+    "fastserve/http1/response_head.py",
+    "fastserve/http1/response_parser.py",
+    "fastserve/pool/books.py",
+    "fastserve/pool/conn.py",
+    "fastserve/pool/core.py",
+    "fastserve/pool/dials.py",
+    "fastserve/pool/waiting.py",
     "fastserve/server/answering.py",
     "fastserve/server/connection.py",
     "fastserve/server/ctx.py",
