@@ -144,7 +144,14 @@ def find_limits() -> None:
             setattr(module, name, UNKNOWN)
     if sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", lambda: True)():
         return
-    found = {(module, name): _find_limit(module, name) for module, names in LIMITS.items() for name in names}
+    tracer = sys.gettrace()
+    sys.settrace(
+        None
+    )  # a debugger that looks at the variables of a frame holds what they refer to, and only while it is there
+    try:
+        found = {(module, name): _find_limit(module, name) for module, names in LIMITS.items() for name in names}
+    finally:
+        sys.settrace(tracer)
     for (module, name), limit in found.items():
         setattr(module, name, limit)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
@@ -45,6 +45,23 @@ def test_the_limits_are_what_can_be_counted_by_hand() -> None:
 def test_they_are_found_again() -> None:
     before = limits()
     references.find_limits()
+    assert limits() == before
+
+
+@pytest.mark.usefixtures("limits_restored")
+def test_a_debugger_that_looks_on_changes_nothing() -> None:
+    """Until 3.13, whoever asks a frame for its variables makes a dict of them, which stays with the frame."""
+
+    def look(frame: FrameType, event: str, argument: object) -> Callable[..., Any]:
+        assert frame.f_locals is not None
+        return look
+
+    before, tracer = limits(), sys.gettrace()
+    sys.settrace(look)
+    try:
+        references.find_limits()
+    finally:
+        sys.settrace(tracer)
     assert limits() == before
 
 
