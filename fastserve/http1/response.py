@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable
+from enum import StrEnum
+from http import HTTPStatus
 from typing import Any
 
 from fastserve.errors import ResponseError
@@ -22,6 +24,9 @@ MAX_CONTENT_TYPES = 1000
 
 class Response:
     """Status, headers and body of one answer. Set through `RequestCtx`, or here.
+
+    Arguments that are refused with `ResponseError` have types that compiled code does not check itself, with TypeError:
+    that of a union with a class of Python's.
 
     `plain_status`, `plain_type` and `plain_body` are what most responses consist of, as the renderer wants them; `plain`
     is False when there is more to it: headers, a stream, a status without a body, the end of the connection.
@@ -74,10 +79,10 @@ class Response:
         return self.plain_status
 
     @status_code.setter
-    def status_code(self, status: int) -> None:
+    def status_code(self, status: int) -> None:  # the getter's type: mypyc 2.4 crashes where they are not the same in C
         self.set_status_code(status)
 
-    def set_status_code(self, status: int) -> None:
+    def set_status_code(self, status: int | HTTPStatus) -> None:
         """200..999, or 101 before a hijack (RFC 9110 15). Raises `ResponseError`; other 1xx are not final responses."""
         if type(status) is not int:
             status = _plain_int(status)
@@ -93,10 +98,10 @@ class Response:
         return None if self.plain_type is None else self.plain_type.decode("latin-1")
 
     @content_type.setter
-    def content_type(self, value: str) -> None:
+    def content_type(self, value: str | StrEnum) -> None:
         self.set_content_type(value)
 
-    def set_content_type(self, value: str) -> None:
+    def set_content_type(self, value: str | StrEnum) -> None:
         """The media type, such as ``text/html; charset=utf-8``. Empty sends no Content-Type. Raises `ResponseError`."""
         encoded = CHECKED_CONTENT_TYPES.get(value)
         if encoded is None:

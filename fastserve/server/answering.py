@@ -12,10 +12,9 @@ from fastserve.http1.head import NO_HEAD, RequestHead
 from fastserve.http1.parser import ParserState
 from fastserve.http1.render import Delimiter, delimiter
 from fastserve.server.failures import answer_failure, failure_status, log_failure, log_refusal
-from fastserve.server.hijack import HijackedConnection, HijackHandler
-from fastserve.server.references import expected
+from fastserve.server.hijack import HijackedConnection, HijackHandler, run_hijacked
 from fastserve.server.stream import discard_stream, send_stream
-from fastserve.server.wire import ConnState, Phase, Wire
+from fastserve.server.wire import UNKNOWN, ConnState, Phase, Wire
 
 if TYPE_CHECKING:
     from fastserve.server.ctx import RequestCtx
@@ -26,10 +25,8 @@ __all__ = ["Answering"]
 logger = logging.getLogger("fastserve")
 
 HEAD = ParserState.HEAD
-# References there are in `call_ended` when no handler kept anything. To the RequestCtx: `_ctx`, the `self` of its own
-# `call_ended`, a local variable, and getrefcount's argument; the pool has none. To its request: the ctx's, the parser's, a
-# local variable, the argument. To its response: the ctx's, a local variable, the argument.
-CTX_REFS, REQUEST_REFS, RESPONSE_REFS = expected(4), expected(4), expected(3)
+# References there are in `call_ended` when no handler kept anything: see server/references.py, which finds them.
+CTX_REFS = REQUEST_REFS = RESPONSE_REFS = UNKNOWN
 IDLE, SERVING, CLOSING, HIJACKED = Phase.IDLE, Phase.SERVING, Phase.CLOSING, Phase.HIJACKED
 
 
@@ -337,7 +334,7 @@ class Answering(Wire):
             hijacked.eof_received()
         self._transport.set_protocol(hijacked)
         self._resume_reading()
-        task = service.spawn(_run_hijacked(handler, hijacked), f"fastserve-hijacked-{self.number}")
+        task = service.spawn(run_hijacked(handler, hijacked), f"fastserve-hijacked-{self.number}")
         # Not a `finally` in the task: one that is cancelled before its first step never runs its code.
         task.add_done_callback(lambda task: self._hijack_ended(hijacked, task.cancelled()))
 
@@ -353,11 +350,3 @@ class Answering(Wire):
     def _cancel(self, ctx: RequestCtx) -> None:
         if ctx.worker is not None:
             ctx.worker.cancel()
-
-
-async def _run_hijacked(handler: HijackHandler, hijacked: HijackedConnection) -> None:
-    try:
-        await handler(hijacked)
-    except Exception:
-        logger.exception("the handler of a hijacked connection failed")
-        hijacked.abort()

@@ -25,9 +25,8 @@ from fastserve.http1.parser import ParserState
 from fastserve.http1.render import CONTINUE, Delimiter, delimiter
 from fastserve.server.answering import Answering
 from fastserve.server.body import RequestBodyStream
-from fastserve.server.references import expected
 from fastserve.server.stream import send_stream
-from fastserve.server.wire import ConnState, Phase
+from fastserve.server.wire import UNKNOWN, ConnState, Phase
 
 if TYPE_CHECKING:
     from fastserve.http1.parser import RequestParser
@@ -46,10 +45,9 @@ GONE_IN_BODY = "the client closed the connection inside the request's body"
 IDLE, READING, SERVING = Phase.IDLE, Phase.READING, Phase.SERVING
 LINGERING, CLOSING, HIJACKED = Phase.LINGERING, Phase.CLOSING, Phase.HIJACKED
 COMPLETE, HEAD = ParserState.COMPLETE, ParserState.HEAD
-# References there are when no handler kept anything. To the RequestCtx in `data_received`: `_ctx`, a local variable, and
-# getrefcount's argument. To its request in `_renew`: the ctx's, the parser's, the caller's, the argument. To its response:
-# the ctx's, the caller's, the argument.
-CTX_REFS, REQUEST_REFS, RESPONSE_REFS = expected(3), expected(4), expected(3)
+# References there are when no handler kept anything: to the RequestCtx in `data_received`, and in `_renew`; to its request and
+# its response in `_renew`. See server/references.py, which finds them.
+CTX_REFS = RENEWED_REFS = REQUEST_REFS = RESPONSE_REFS = UNKNOWN
 
 
 class Connection(Answering):
@@ -69,14 +67,14 @@ class Connection(Answering):
         # The hot path. It is one function, since a call costs as much as ten steps of it.
         phase = self._phase
         service = self.service
-        ctx: RequestCtx = self._ctx  # type: ignore[assignment]  # None only where the next line but one finds it
+        ctx = self._ctx
         if phase is IDLE:
             if ctx is None:
                 ctx = self._ctx = service.take_ctx(self)
             self._phase = READING
             if not self._calm:
                 self._tell(ConnState.ACTIVE)
-        elif phase is not READING:
+        elif phase is not READING or ctx is None:  # in READING there is one
             if phase is SERVING:
                 self._receive_while_serving(data)
             return
@@ -248,7 +246,7 @@ class Connection(Answering):
     def _renew(self, ctx: RequestCtx) -> RequestCtx:
         """`ctx` for the next request: the same, or another one when a handler kept it, so that what it saw stays."""
         if (
-            getrefcount(ctx) > CTX_REFS + 1
+            getrefcount(ctx) > RENEWED_REFS
             or getrefcount(ctx._request) > REQUEST_REFS
             or getrefcount(ctx._response) > RESPONSE_REFS
         ):

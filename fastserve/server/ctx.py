@@ -6,6 +6,8 @@ import contextvars
 import json as _json
 import time as _time
 from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from fastserve.errors import BodyStreamError, HijackError, ResponseError
@@ -296,11 +298,11 @@ class RequestCtx:
 
     # The response
 
-    def set_status_code(self, status: int) -> None:
+    def set_status_code(self, status: int | HTTPStatus) -> None:
         """200..999, or 101 before a hijack. Raises `ResponseError`. Default 200."""
         self._response.set_status_code(status)
 
-    def set_content_type(self, value: str) -> None:
+    def set_content_type(self, value: str | StrEnum) -> None:
         """Such as ``text/html; charset=utf-8``. Raises `ResponseError`. Default: text/plain; charset=utf-8."""
         encoded = CHECKED_CONTENT_TYPES.get(value)
         if encoded is None:
@@ -328,7 +330,7 @@ class RequestCtx:
         """Set a cookie: a `Cookie`, or its name, value and attributes. Raises `ResponseError`."""
         self._response.set_cookie(cookie if isinstance(cookie, Cookie) else Cookie(cookie, value, **attributes))
 
-    def write(self, data: bytes | str) -> None:
+    def write(self, data: bytes | bytearray | memoryview | str) -> None:
         """Add to the body. Many small pieces are better collected first: each call copies what is there."""
         response = self._response
         if response.stream is not None:
@@ -359,7 +361,7 @@ class RequestCtx:
         self._response.status_code = status
         self._response.set_body(b"")
 
-    def error(self, message: str, status: int = 500) -> None:
+    def error(self, message: str, status: int | HTTPStatus = 500) -> None:
         """Answer with a plain text `message`; everything that was set before is forgotten."""
         self._response.reset()
         self._response.set_status_code(status)
@@ -369,7 +371,7 @@ class RequestCtx:
     def not_found(self) -> None:
         self.error("Not Found\n", 404)
 
-    def timeout_error(self, message: str = "the request took too long\n", status: int = 408) -> None:
+    def timeout_error(self, message: str = "the request took too long\n", status: int | HTTPStatus = 408) -> None:
         """Answer now, while the handler goes on: what it still sets is for nobody.
 
         As fasthttp's TimeoutError. The connection serves its next request; the handler's worker stays busy until it returns.

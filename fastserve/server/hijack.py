@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
 from fastserve.errors import HijackError
 
-__all__ = ["HijackHandler", "HijackedConnection"]
+__all__ = ["HijackHandler", "HijackedConnection", "run_hijacked"]
+
+logger = logging.getLogger("fastserve")
 
 MAX_BUFFERED = 64 * 1024
 """Bytes held for a handler that does not read; then the socket is not read any more."""
@@ -107,3 +110,12 @@ def _wake(waiter: asyncio.Future[None] | None) -> None:
 
 
 HijackHandler = Callable[[HijackedConnection], Awaitable[None]]
+
+
+async def run_hijacked(handler: HijackHandler, hijacked: HijackedConnection) -> None:
+    """The task of a hijacked connection."""
+    try:
+        await handler(hijacked)
+    except Exception:
+        logger.exception("the handler of a hijacked connection failed")
+        hijacked.abort()

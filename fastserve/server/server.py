@@ -16,6 +16,7 @@ from typing import Any
 from fastserve.errors import ConfigError, FastserveError
 from fastserve.server.config import ServerConfig
 from fastserve.server.listener import Listener, open_sockets
+from fastserve.server.references import find_limits
 from fastserve.server.service import Handler, Service, handler_kind
 from fastserve.server.wire import Wire
 from fastserve.server.workerpool import CANCEL_TIMEOUT
@@ -25,6 +26,8 @@ __all__ = ["SHUTDOWN_TIMEOUT", "Server", "ShutdownReport", "loop_factory"]
 logger = logging.getLogger("fastserve")
 
 SHUTDOWN_TIMEOUT = 30.0
+
+find_limits()  # at import, while nothing is served
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

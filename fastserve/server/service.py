@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from sys import getrefcount
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastserve.errors import ConfigError, FastserveError
 from fastserve.http1.parser import HeadMemory, RequestParser
@@ -18,9 +18,9 @@ from fastserve.http1.request import Request
 from fastserve.server.config import ServerConfig
 from fastserve.server.ctx import RequestCtx
 from fastserve.server.memory import SurgeWatch
-from fastserve.server.references import expected
 from fastserve.server.threadpool import ThreadWorkerPool
-from fastserve.server.workerpool import WorkerPool
+from fastserve.server.wire import UNKNOWN
+from fastserve.server.workerpool import WorkerPool, call_and_await
 
 if TYPE_CHECKING:
     from fastserve.server.connection import Connection
@@ -36,9 +36,8 @@ MAX_SPARE_CONTEXTS = 256
 """RequestCtx with their parsers kept for the next requests; a few KB each."""
 MAX_KEPT_CONTEXTS = 256
 """And those that stay with a connection while its requests follow each other closely."""
-# References there are in `recycle` when nobody kept anything. To the request: the ctx's, the parser's, getrefcount's.
-# To the response: the ctx's, getrefcount's.
-REQUEST_REFS, RESPONSE_REFS = expected(3), expected(2)
+# References there are in `recycle` when no handler kept anything: see server/references.py, which finds them.
+REQUEST_REFS = RESPONSE_REFS = UNKNOWN
 MAX_TICK = 0.5
 MIN_TICK = 0.01
 
@@ -46,9 +45,9 @@ MIN_TICK = 0.01
 class HandlerKind:
     """How a handler is run."""
 
-    ASYNC = "async"
-    THREADS = "threads"
-    INLINE = "inline"
+    ASYNC: ClassVar = "async"
+    THREADS: ClassVar = "threads"
+    INLINE: ClassVar = "inline"
 
 
 def handler_kind(handler: Handler, inline: bool) -> str:
@@ -90,7 +89,7 @@ class Service:
         """Monotonic seconds. Tests put a clock of their own here."""
         self.kind = handler_kind(handler, inline)
         # A worker steps what `_run` returns in the request's context; what a decorator does before that belongs there too.
-        self._run: Handler = handler if inspect.iscoroutinefunction(handler) else self._await_handler
+        self._run: Handler = handler if inspect.iscoroutinefunction(handler) else call_and_await(handler)
         self.pool = WorkerPool(
             loop,
             concurrency=config.concurrency,
@@ -150,9 +149,6 @@ class Service:
 
     # Handlers that are not coroutine functions
 
-    async def _await_handler(self, ctx: RequestCtx) -> None:
-        await self.handler(ctx)
-
     def call(self, ctx: RequestCtx) -> None:
         """Run a `def` handler."""
         result = self.handler(ctx)
@@ -206,14 +202,14 @@ class Service:
         return RequestCtx(self, request, parser, self._run)
 
     def _count_refs(self, probe: object) -> None:
-        self._callback_refs = sys.getrefcount(probe)
+        self._callback_refs = getrefcount(probe)
 
     def recycle(self, ctx: RequestCtx) -> None:
         """Keep `ctx` for another request, unless a handler kept it. To be called by the loop, with `call_soon`."""
         if (
-            sys.getrefcount(ctx) <= self._callback_refs
-            and sys.getrefcount(ctx._request) <= REQUEST_REFS
-            and sys.getrefcount(ctx._response) <= RESPONSE_REFS
+            getrefcount(ctx) <= self._callback_refs
+            and getrefcount(ctx._request) <= REQUEST_REFS
+            and getrefcount(ctx._response) <= RESPONSE_REFS
         ):
             ctx.reset(self._run)
             self.contexts.append(ctx)

@@ -66,7 +66,8 @@ async def send_stream(ctx: RequestCtx) -> None:
                             )
                     connection.send(head + (chunk(data) if chunked else data))
                     head = b""
-                    await connection.drained()
+                    while (room := connection.drained()) is not None:
+                        await room
                 if turn <= 0:
                     turn = TURN
                     await asyncio.sleep(0)

@@ -25,6 +25,8 @@ __all__ = ["ConnState", "Phase", "Wire"]
 
 logger = logging.getLogger("fastserve")
 
+UNKNOWN = -1
+"""A limit of references that no count is within: see server/references.py."""
 LINGER_TIMEOUT = 5.0
 """Seconds to read and discard after a refusal, so that a reset does not destroy the response (RFC 9112 9.6)."""
 
@@ -231,13 +233,14 @@ class Wire(asyncio.Protocol):
         """
         return self.service.deadline(self.service.config.idle_timeout) if self._eof else math.inf
 
-    async def drained(self) -> None:
-        """Wait until the client has read enough that more may be written. Raises `ClientDisconnected`."""
-        while self._write_paused:
-            if self._lost:
-                raise ClientDisconnected("the client closed the connection")
-            self._drained = self.service.loop.create_future()
-            await self._drained
+    def drained(self) -> asyncio.Future[None] | None:
+        """Done when the client has read some, then ask again; None when more may be written. Raises `ClientDisconnected`."""
+        if not self._write_paused:
+            return None
+        if self._lost:
+            raise ClientDisconnected("the client closed the connection")
+        self._drained = self.service.loop.create_future()
+        return self._drained
 
     def _wake_writer(self) -> None:
         if self._drained is not None and not self._drained.done():

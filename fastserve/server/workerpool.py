@@ -31,7 +31,7 @@ from typing import Any, Protocol
 
 from fastserve.errors import WorkerPoolClosed
 
-__all__ = ["Work", "Worker", "WorkerPool"]
+__all__ = ["Work", "Worker", "WorkerPool", "call_and_await"]
 
 # What `next(steps, DONE)` gives when the coroutine has returned: no StopIteration is made, which costs as much as all the rest.
 DONE: Any = object()
@@ -63,6 +63,15 @@ class Work(Protocol):
 
     def refused(self) -> None:
         """No worker came free in time. Must not raise."""
+
+
+def call_and_await(handler: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+    """For `Work.run`: what `handler` does before it returns its awaitable belongs to the first step as well."""
+
+    async def run(work: Any) -> None:
+        await handler(work)
+
+    return run
 
 
 class Worker:

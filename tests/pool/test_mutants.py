@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import fastserve
 from fastserve.pool.core import PoolCore
 from tests.pool.machine import run_machine, walk
 
@@ -169,7 +170,8 @@ def load(name: str, source: str) -> types.ModuleType:
 
 def mutated(mutant: Mutant) -> type[PoolCore[int]]:
     """The core class with one piece of its source replaced; everything else is as it is."""
-    sources = {name: Path(str(sys.modules[name].__file__)).read_text("utf-8") for name in LAYERS}
+    package = Path(fastserve.__file__).parent.parent  # not a module's __file__, which may be its compiled form
+    sources = {name: (package / name.replace(".", "/")).with_suffix(".py").read_text("utf-8") for name in LAYERS}
     assert sources[mutant.module].count(mutant.old) == 1, f"the source has changed: write {mutant.name!r} anew"
     sources[mutant.module] = sources[mutant.module].replace(mutant.old, mutant.new)
     originals = {name: sys.modules[name] for name in LAYERS}

@@ -431,7 +431,7 @@ def test_str_is_utf_8(run: Run) -> None:
         ctx.set_body("\u20ac")
         ctx.write("\u00e9")
         ctx.write(b"\xff")
-        ctx.write(bytearray(b"!"))  # type: ignore[arg-type]
+        ctx.write(bytearray(b"!"))
 
     response = answer(run, handler)
     assert response.body == "\u20ac\u00e9".encode() + b"\xff!"

@@ -9,7 +9,6 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -1113,7 +1112,7 @@ def test_nothing_of_a_request_on_a_thread_is_left_for_the_next(run: Run, monkeyp
 
     async def main() -> None:
         nonlocal now
-        monkeypatch.setattr("fastserve.server.ctx._time", SimpleNamespace(time=lambda: now))
+        monkeypatch.setattr("time.time", lambda: now)
         async with MemoryServer(handler) as server:
             client = server.connect()
             for _ in range(3):
