@@ -29,8 +29,10 @@ REQUIREMENTS = ["mypy==2.4.1", "setuptools>=70"]
 # just as Python does (a cancelled one warns; one keeps the exception that it has caught), those with classes that extend
 # Python's containers, which it makes crash (pool/want.py), and those that run seldom.
 MODULES = [
+    "fastserve/client/connection.py",
     "fastserve/client/encoder.py",
     "fastserve/client/response.py",
+    "fastserve/client/watch.py",
     "fastserve/http1/head.py",
     "fastserve/http1/parser.py",
     "fastserve/http1/render.py",

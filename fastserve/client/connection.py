@@ -1,5 +1,7 @@
 """`ClientConnection`: one connection to the upstream, on asyncio. It has no task: whoever holds it writes, and awaits.
 
+Nor does it await: it gives futures, which `client/waits.py` awaits for its holder.
+
     (idle) -> WRITE -> HEAD -> BODY -> (idle)
 
 Invariants:
@@ -171,26 +173,24 @@ class ClientConnection(asyncio.Protocol):
             return False
         return self.parser.head.status >= 400 or self._reading_paused
 
-    async def write(self, data: bytes) -> None:
-        """Write a part of the request, and wait until the upstream has taken most of it, or has answered already."""
-        if self.answered:
-            if data:
-                self.spoil()  # it is not sent, and the upstream waits for it
-            return
-        self.wrote = True
-        self._transport.write(data)
-        while self._write_paused and not self.answered:
-            self._unsent = self._transport.get_write_buffer_size()
-            self._watch.set(self, self._write_timeout)
-            self._waiter = self.loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-                self.rest()
+    def write(self, data: bytes) -> None:
+        """Write a part of the request, unless the upstream has answered already. Then wait for `room`."""
+        if not self.answered:
+            self.wrote = True
+            self._transport.write(data)
+        elif data:
+            self.spoil()  # it is not sent, and the upstream waits for it
 
-    async def sent(self) -> None:
-        """The request is written, or the rest of it is not wanted. Wait for the response, or its head."""
+    def room(self) -> asyncio.Future[None] | None:
+        """Done when the upstream has taken some of what was written; None when that is enough, or it has answered."""
+        if not self._write_paused or self.answered:
+            return None
+        self._unsent = self._transport.get_write_buffer_size()
+        self._watch.set(self, self._write_timeout)
+        return self._wait()
+
+    def sent(self) -> None:
+        """The request is written, or the rest of it is not wanted. Then wait for what is `there`."""
         if self._transport.get_write_buffer_size() and self.answered:
             self.spoil()  # what the upstream makes of the rest is not known
         if self.parser.state is IN_HEAD:
@@ -199,32 +199,32 @@ class ClientConnection(asyncio.Protocol):
         else:
             self.phase = BODY
             self._watch.set(self, self._body_timeout)
-        while not self._is_there():
-            self._waiter = self.loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+
+    def there(self) -> asyncio.Future[None] | None:
+        """None when the response is there, or its head if it is streamed. Raises what ended the connection before."""
+        if not self._is_there():
+            return self._wait()
         if self._transport.get_write_buffer_size():
             self.spoil()
+        return None
 
-    async def next_piece(self) -> bytes:
-        """More of a streamed body; empty at its end. Raises what ended it before."""
-        parser = self.parser
-        while not parser.parts:
-            if parser.state is COMPLETE:
-                return b""
-            if self.error is not None:
-                raise self.error
-            self._watch.set(self, self._body_timeout)
-            self.resume_reading()
-            self._waiter = self.loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-                self.rest()
-        return parser.take_body()
+    def more(self) -> asyncio.Future[None] | None:
+        """None when there is more of a streamed body in the parser, or it is whole. Raises what ended it before."""
+        if self.parser.parts or self.parser.state is COMPLETE:
+            return None
+        if self.error is not None:
+            raise self.error
+        self._watch.set(self, self._body_timeout)
+        self.resume_reading()
+        return self._wait()
+
+    def _wait(self) -> asyncio.Future[None]:
+        waiter = self._waiter = self.loop.create_future()
+        return waiter
+
+    def waited(self) -> None:
+        """One of those is over, or its task was cancelled."""
+        self._waiter = None
 
     def stream_begins(self) -> None:
         """The head is there; the body's time runs while it is waited for, and not while its reader is busy."""

@@ -19,6 +19,7 @@ from math import inf
 from types import TracebackType
 from typing import Any
 
+from fastserve.client import waits
 from fastserve.client.base import MAX_REDIRECTS, SWITCHING_PROTOCOLS, BaseClient, check_switch, time_limit
 from fastserve.client.connection import ClientConnection
 from fastserve.client.dialing import Dialer
@@ -276,9 +277,9 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
     ) -> None:
         """Send a request whose body is large, or comes bit by bit; it ends early when the upstream has answered."""
         conn.begin(request.method, streams, limit)
-        await conn.write(head)
+        await waits.write(conn, head)
         if content:
-            await conn.write(content)
+            await waits.write(conn, content)
         elif request.stream is not None:
             framer = BodyFramer(request)
             if not conn.answered:  # else not a piece is taken: it may be sent again
@@ -286,8 +287,8 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
             if conn.answered:
                 conn.spoil()  # the rest of the body is not sent
             else:
-                await conn.write(framer.end())
-        await conn.sent()
+                await waits.write(conn, framer.end())
+        await waits.response(conn)
 
     def _streamed(self, request: ClientRequest, pooled: Pooled, started: float) -> ClientResponse:
         response, encodings = self._stream_head(request, pooled.conn.parser)

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
 from fastserve.client.connection import ClientConnection
+from fastserve.client.waits import next_piece
 from fastserve.errors import ClientError, ClosedInResponse, ResponseTooLarge
 from fastserve.http1.content_coding import content_decoder
 from fastserve.http1.response_parser import ResponseParser, ResponseState
@@ -174,7 +175,7 @@ class BodyReader(BaseBodyReader[ClientConnection]):
                         return piece
                 if self._pooled is None:
                     break
-                self._put(await self._pooled.conn.next_piece())
+                self._put(await next_piece(self._pooled.conn))
         except BaseException as error:
             self._failed(error)
             raise

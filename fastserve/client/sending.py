@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable
 
 from fastserve.client.connection import ClientConnection
 from fastserve.client.encoder import BodyFramer
+from fastserve.client.waits import write
 
 __all__ = ["send_pieces"]
 
@@ -32,7 +33,7 @@ async def send_pieces(
             async for piece in pieces:
                 if conn.answered:
                     break
-                await conn.write(framer.frame(piece))
+                await write(conn, framer.frame(piece))
     except TimeoutError:
         if not scope.expired():
             raise  # the stream's own

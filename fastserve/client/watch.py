@@ -52,7 +52,7 @@ class Watch:
         now = self._clock()
         for conn in [conn for conn in self.connections if conn.deadline <= now]:
             conn.expire(now)
-        soonest = min((conn.deadline for conn in self.connections), default=inf)
+        soonest = min([conn.deadline for conn in self.connections], default=inf)
         if soonest < inf:
             self.arm(soonest)
 
