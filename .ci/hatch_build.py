@@ -117,9 +117,8 @@ class CompileHook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if not wanted() or version == "editable":
             return
-        self.folder = tempfile.TemporaryDirectory(
-            prefix="fastserve-"
-        )  # for as long as this hook: until the wheel is made
+        # It is there for as long as this hook: until the wheel is made.
+        self.folder = tempfile.TemporaryDirectory(prefix="fastserve-")
         try:
             made = compile_modules(Path(self.root), Path(self.folder.name))
         except CannotCompile as error:

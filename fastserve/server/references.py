@@ -77,9 +77,8 @@ class _Trial:
         connection = self.connection
         connection._ctx = None
         connection.data_received(REQUEST)
-        used_again = (
-            id(connection._ctx) == self._seen
-        )  # another one was made while that was still there: no id comes twice
+        # Another one is made while that is still there, so no id comes twice.
+        used_again = id(connection._ctx) == self._seen
         connection.data_received(REQUEST + REQUEST)
         return used_again or id(connection._ctx) == self._seen
 
@@ -144,10 +143,9 @@ def find_limits() -> None:
             setattr(module, name, UNKNOWN)
     if sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", lambda: True)():
         return
+    # A debugger that looks at the variables of a frame holds what they refer to, and only while it is there.
     tracer = sys.gettrace()
-    sys.settrace(
-        None
-    )  # a debugger that looks at the variables of a frame holds what they refer to, and only while it is there
+    sys.settrace(None)
     try:
         found = {(module, name): _find_limit(module, name) for module, names in LIMITS.items() for name in names}
     finally:
