@@ -79,6 +79,7 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
         self._connections = self._watch.connections
         self._loop: asyncio.AbstractEventLoop | None = None
         self._streams = given.stream_response_body
+        self._at_once = given.retry_if is None and given.max_idempotent_call_attempts > 1  # see client/turn.py
         self._plain_heads = self._encoder.plain_heads
         self._decodes = given.decode_content
         self._all_closed: asyncio.Future[None] | None = None
@@ -113,8 +114,14 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
             pooled = take_idle(started)
             if pooled is None:
                 left = None if limit is inf else limit - started
-                if content or request.stream is not None or request.method not in IDEMPOTENT_METHODS:
+                if (
+                    content
+                    or request.stream is not None
+                    or not self._at_once
+                    or request.method not in IDEMPOTENT_METHODS
+                ):
                     pooled = await self._pool.acquire(left)
+                    now = clock()
                 else:
                     turn = Turn(self._pool, clock, request.method, head, streams, limit)
                     self._pool.enqueue(turn, started, left)
@@ -173,14 +180,13 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
             if pooled is not None:
                 # Looked at here, where it costs nothing while all is well: a future of another loop can't be awaited.
                 if type(error) is RuntimeError and self._loop is not asyncio.get_running_loop():
-                    pooled.conn.call_soon(self._pool.discard, pooled)
+                    pooled.conn.call_soon(self._give_up, pooled)
                     raise PoolError(
                         "this client belongs to another event loop: make one client per loop; the request may be sent",
                         phase="write",
                         elapsed=self._clock() - started,
                     ) from error
-                pooled.conn.leave()
-                self._pool.discard(pooled)
+                self._give_up(pooled)
             if isinstance(error, ClientError):
                 raise self._told(error, self._clock() - started, attempt) from error.__cause__
             raise
@@ -242,7 +248,7 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
 
     async def _dial(self) -> ClientConnection:
         loop = asyncio.get_running_loop()
-        self._loop = loop
+        self._loop = self._watch.loop = loop
         options = self.options
 
         def connection() -> ClientConnection:
@@ -300,6 +306,10 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
             lambda: self._clock() - started,
         )
         return response
+
+    def _give_up(self, pooled: Pooled) -> None:
+        pooled.conn.leave()
+        self._pool.discard(pooled)
 
     def _attach(self, pooled: Pooled) -> None:
         pooled.conn.pooled = pooled

@@ -24,7 +24,7 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import monotonic
 
 from fastserve.client.endings import Phase, broken, ends_request, timed_out
@@ -167,22 +167,31 @@ class SyncConnection:
         self._sent(read_timeout)
 
     def send_in_parts(
-        self, method: str, head: bytes, parts: Iterable[bytes], streams: bool, read_timeout: float
+        self,
+        method: str,
+        head: bytes,
+        parts: Iterable[bytes],
+        last: Callable[[], bytes],
+        streams: bool,
+        read_timeout: float,
     ) -> None:
-        """As `send`, for a body that is large, or comes bit by bit: no more `parts` are taken when the upstream has answered."""
+        """As `send`, for a body that is large, or comes bit by bit: no more `parts` are taken when the upstream has answered,
+        nor is their `last` one asked for, with which the request is whole.
+        """
         self._set_streams(streams)
         self.parser.begin(method)
         self.wrote = False
         self._write(head)
-        if self._answered:  # not a part is taken: all of it may be sent again
-            self.spoiled = True
+        remaining = iter(parts)
+        while not self._answered:  # at first, not a part is taken: all of it may be sent again
+            part = next(remaining, None)
+            self.wrote = True  # from here on a stream can't be read again, whatever was written of it
+            if part is None:
+                self._write(last())
+                break
+            self._write(part)
         else:
-            for part in parts:
-                if self._answered:
-                    self.spoiled = True
-                    break
-                self.wrote = True  # from here on a stream can't be read again, whatever was written of it
-                self._write(part)
+            self.spoiled = True
         self._sent(read_timeout)
 
     def stream_begins(self) -> None:

@@ -248,12 +248,15 @@ class SyncHostClient(BaseClient[ClientResponse]):
         pieces: Iterator[object] | None,
         streams: bool,
     ) -> None:
-        parts = iter((content or b"",)) if pieces is None else _framed(BodyFramer(request), pieces)
+        if pieces is None:
+            conn.send_in_parts(request.method, head, (), lambda: content or b"", streams, self._read_timeout)
+            return
+        framer = BodyFramer(request)
         try:
-            conn.send_in_parts(request.method, head, parts, streams, self._read_timeout)
+            conn.send_in_parts(request.method, head, map(framer.frame, pieces), framer.end, streams, self._read_timeout)
         finally:
-            if isinstance(parts, Generator):
-                parts.close()
+            if isinstance(pieces, Generator):  # and no other: a file is its own iterator, and its owner's to close
+                pieces.close()
 
     def _streamed(self, request: ClientRequest, pooled: Pooled, started: float) -> ClientResponse:
         response, encodings = self._stream_head(request, pooled.conn.parser)
@@ -278,16 +281,6 @@ def _dial_by(dial: Callable[[], Any]) -> socket.socket:
     if not hasattr(sock, "fileno") or not hasattr(sock, "recv"):
         raise DialError(f"dial must return a connected socket, not {type(sock).__name__}")
     return sock
-
-
-def _framed(framer: BodyFramer, pieces: Iterator[object]) -> Generator[bytes, None, None]:
-    try:
-        for piece in pieces:
-            yield framer.frame(piece)
-        yield framer.end()
-    finally:
-        if isinstance(pieces, Generator):  # and no other: a file is its own iterator, and its owner's to close
-            pieces.close()
 
 
 def _close_stream(response: ClientResponse) -> None:

@@ -4,8 +4,9 @@ Whoever gives a connection back writes the waiting request itself, in its own st
 task that would. So the task that waits is woken once, by the response: a wait costs no turn of the loop, and the
 connection is never idle between two requests.
 
-For idempotent requests. A turn later the loop may have seen that the upstream has closed the connection behind its last
-response: another request, which can't be sent twice, is better written then.
+For idempotent requests that may be sent again. A turn later the loop may have seen that the upstream has closed the
+connection behind its last response: what can't be sent twice is better written then. Nor is there time to see bytes that
+nobody asked for, which would be taken for the response; as for two requests of one task, one behind the other.
 """
 
 from __future__ import annotations

@@ -20,10 +20,10 @@ __all__ = ["Watch"]
 class Watch:
     """Ends the waits of `connections`, each of which is there from the moment that it is of use until its socket is gone.
 
-    `clock` gives seconds. Belongs to the loop in which it is armed.
+    `clock` gives seconds.
     """
 
-    __slots__ = ("_clock", "_timer", "armed_at", "connections")
+    __slots__ = ("_clock", "_timer", "armed_at", "connections", "loop")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -31,6 +31,8 @@ class Watch:
         self.armed_at = inf
         """When the timer looks. To be asked for with `arm` by whoever sets a deadline before that."""
         self.connections: set[ClientConnection] = set()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """That of the connections, known from the first one on."""
 
     def set(self, conn: ClientConnection, seconds: float) -> None:
         """Give up the wait under way so long from now, but not behind the request's own limit."""
@@ -40,10 +42,11 @@ class Watch:
 
     def arm(self, when: float) -> None:
         """Look at the deadlines at `when`."""
+        assert self.loop is not None
         if self._timer is not None:
             self._timer.cancel()
         self.armed_at = when
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, when - self._clock()), self.sweep)
+        self._timer = self.loop.call_later(max(0.0, when - self._clock()), self.sweep)
 
     def sweep(self) -> None:
         """Look now, and again when the next deadline passes."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+from typing import Any
 
 import pytest
 
-from fastserve import ClientClosed, HostClient, NoFreeConns, PoolError, ServerThread
+from fastserve import ClientClosed, HostClient, NoFreeConns, PoolError, ResponseHeadTimeout, ServerThread
 from fastserve.server.ctx import RequestCtx
 from tests.client.scripts import (
     SAYS_NOTHING,
@@ -15,12 +17,14 @@ from tests.client.scripts import (
 from tests.client.support import Run, balanced, client_of, until
 from tests.client.upstream import (
     OK,
+    PATIENCE,
     SERVES,
     Gate,
     Upstream,
     repeat,
     request,
     send,
+    stall,
     wait_for,
 )
 from tests.conftest import FACTORIES
@@ -310,3 +314,37 @@ def test_a_second_loop_gets_a_clear_error(kind: str, idle: int) -> None:
         finally:
             one.close()
             two.close()
+
+
+@pytest.mark.parametrize("kind", list(FACTORIES))
+def test_a_second_loop_leaves_the_deadlines_of_the_first_alone(kind: str) -> None:
+    told: list[dict[str, Any]] = []
+    with Upstream([request, send(OK), stall], [request, send(OK), stall], [request, stall]) as upstream:
+        client = HostClient(f"127.0.0.1:{upstream.port}", read_timeout=0.2)
+
+        async def warm() -> None:
+            await asyncio.gather(client.get("/"), client.get("/"))
+
+        async def second() -> None:
+            with pytest.raises(PoolError, match="another event loop"):
+                await client.get("/", timeout=0.05)
+
+        async def slow() -> None:
+            async with asyncio.timeout(PATIENCE):
+                with pytest.raises(ResponseHeadTimeout):
+                    await client.get("/")
+
+        one, two = FACTORIES[kind](), FACTORIES[kind]()
+        one.set_exception_handler(lambda loop, context: told.append(context))
+        try:
+            one.run_until_complete(warm())
+            two.run_until_complete(second())
+            two.close()
+            one.run_until_complete(slow())
+            one.run_until_complete(client.aclose())
+            balanced(client, idle=0)
+        finally:
+            one.close()
+            two.close()
+    gc.collect()
+    assert told == []

@@ -219,6 +219,40 @@ def test_the_read_timeout_begins_when_it_is_written(run: Run) -> None:
     waiting(run, 1, case, read_timeout=7.0)
 
 
+@pytest.mark.parametrize("dials", [False, True])
+def test_the_read_timeout_of_a_post_begins_when_it_is_written(dials: bool, run: Run) -> None:
+    """Not when it was asked for: the wait, or the dial, has a time of its own."""
+
+    async def case(client: HostClient, wires: Wires, held: Held, tasks: list[asyncio.Task[Any]]) -> None:
+        now = 0.0
+        client._clock = client._pool._clock = lambda: now
+        if dials:
+            client._pool.discard(held)
+        post = asyncio.create_task(client.post("/post", body=b"x"))
+        await ticks(1)
+        now = 4.0
+        if not dials:
+            client._pool.release(held)
+        await until(lambda: bool(wires.dialled[-1].written), "the request")
+        assert len(wires.dialled) == 1 + dials
+        assert wires.dialled[-1].conn.deadline == 4.0 + 7.0
+        wires.dialled[-1].conn.data_received(OK)
+        assert (await post).body == b"ok"
+
+    waiting(run, 0, case, read_timeout=7.0)
+
+
+@pytest.mark.parametrize("options", [{"retry_if": lambda request: False}, {"max_idempotent_call_attempts": 1}])
+def test_a_get_that_may_not_be_sent_twice_is_written_a_turn_later(options: dict[str, Any], run: Run) -> None:
+    async def case(client: HostClient, wires: Wires, held: Held, tasks: list[asyncio.Task[Any]]) -> None:
+        client._pool.release(held)
+        assert wires.dialled[0].written == []
+        await ticks(1)
+        assert wires.dialled[0].targets == [b"/0"]
+
+    waiting(run, 1, case, **options)
+
+
 def test_refused_at_once(run: Run) -> None:
     async def case(client: HostClient, wires: Wires, held: Held, tasks: list[asyncio.Task[Any]]) -> None:
         with pytest.raises(NoFreeConns, match="max_waiters"):
