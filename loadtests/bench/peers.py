@@ -14,6 +14,7 @@ from pathlib import Path
 
 import fastserve
 from bench.body import HELLO, RESPONSE_SIZE
+from bench.gate import build
 
 __all__ = ["Found", "Peer", "environment", "find_clients", "find_servers", "program"]
 
@@ -183,7 +184,7 @@ def _add_python(found: Found, names: list[str], name: str, package: str, command
         found.missing[name] = f"pip install {package}"
         return
     if package == "fastserve":
-        version = fastserve.__version__
+        version = f"{fastserve.__version__} ({'compiled' if build().endswith('compiled') else 'pure Python'})"
     else:
         version = metadata.version(package) if package else sys.version.split()[0]
     found.peers[name] = Peer(name, (sys.executable, *command), version)
