@@ -77,7 +77,6 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
         self._take_idle = self._pool.take_idle
         self._watch = Watch(lambda: self._clock())
         self._connections = self._watch.connections
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._streams = given.stream_response_body
         self._at_once = given.retry_if is None and given.max_idempotent_call_attempts > 1  # see client/turn.py
         self._plain_heads = self._encoder.plain_heads
@@ -179,7 +178,7 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
                     self._pool.cancel(turn)
             if pooled is not None:
                 # Looked at here, where it costs nothing while all is well: a future of another loop can't be awaited.
-                if type(error) is RuntimeError and self._loop is not asyncio.get_running_loop():
+                if type(error) is RuntimeError and self._watch.loop is not asyncio.get_running_loop():
                     pooled.conn.call_soon(self._give_up, pooled)
                     raise PoolError(
                         "this client belongs to another event loop: make one client per loop; the request may be sent",
@@ -248,7 +247,7 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
 
     async def _dial(self) -> ClientConnection:
         loop = asyncio.get_running_loop()
-        self._loop = self._watch.loop = loop
+        self._watch.loop = loop
         options = self.options
 
         def connection() -> ClientConnection:

@@ -75,8 +75,6 @@ LEARNED_DIGITS = 15  # of a Content-Length
 LEARNED_BLOCKS = 1000
 LEARNED_BLOCK = 1024  # of a block of header lines, in bytes
 SEEN_BLOCKS = 1000  # hashes of blocks that came once
-LEARNED_DIGITS = 15
-LEARNED_LENGTH = 100
 
 
 class ParserState(enum.Enum):
