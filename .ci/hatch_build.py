@@ -34,6 +34,7 @@ MODULES = [
     "fastserve/client/response.py",
     "fastserve/client/watch.py",
     "fastserve/http1/head.py",
+    "fastserve/http1/head_memory.py",
     "fastserve/http1/parser.py",
     "fastserve/http1/render.py",
     "fastserve/http1/request.py",
@@ -51,6 +52,8 @@ MODULES = [
     "fastserve/server/ctx.py",
     "fastserve/server/service.py",
     "fastserve/server/wire.py",
+    "fastserve/server/worker.py",
+    "fastserve/server/workerpool.py",
 ]
 
 # In a process of its own, with its own folder: setuptools and mypyc leave files where they are called.

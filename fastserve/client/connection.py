@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fastserve.client.endings import Phase, broken, timed_out
 from fastserve.errors import ClientClosed, ClientError, ClosedBeforeResponse
@@ -29,10 +29,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientConnection"]
 
-MAX_UNREAD = 64 * 1024
+MAX_UNREAD: Final = 64 * 1024
 
-IN_HEAD, COMPLETE = ResponseState.HEAD, ResponseState.COMPLETE
-WRITE, HEAD, BODY = Phase.WRITE, Phase.HEAD, Phase.BODY
+IN_HEAD: Final = ResponseState.HEAD
+COMPLETE: Final[ResponseState] = ResponseState.COMPLETE  # not literally: `feed` changes the state
+WRITE: Final = Phase.WRITE
+HEAD: Final = Phase.HEAD
+BODY: Final = Phase.BODY
 
 
 class ClientConnection(asyncio.Protocol):

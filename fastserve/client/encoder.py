@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from fastserve.client.addresses import Address
 from fastserve.client.options import ClientOptions
@@ -15,7 +16,7 @@ from fastserve.http1.request_writer import DEFAULT_USER_AGENT, RequestWriter
 
 __all__ = ["BodyFramer", "RequestEncoder"]
 
-ONE_WRITE = 64 * 1024
+ONE_WRITE: Final = 64 * 1024
 """Bytes of a body that are joined to the head: one segment more costs more than to copy them."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json as json_module
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from fastserve.errors import ContentCodingError, FormError, StatusError
 from fastserve.http1.content_coding import decode_body
@@ -17,10 +17,12 @@ from fastserve.http1.status import reason_phrase
 
 __all__ = ["REDIRECT_STATUSES", "ClientResponse"]
 
-REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+REDIRECT_STATUSES: Final = frozenset({301, 302, 303, 307, 308})
 
 # What Python knows as encodings and no server means: decoding takes quadratic time, or raises, or runs escapes.
-NOT_CHARSETS = frozenset({"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "mbcs", "oem"})
+NOT_CHARSETS: Final = frozenset(
+    {"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "mbcs", "oem"}
+)
 
 
 class ClientResponse:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from fastserve.errors import RequestError
 from fastserve.http1.fields import is_field_name, is_host, printable
@@ -30,7 +30,7 @@ __all__ = [
 
 # The methods a handler may see (RFC 9110 9.3, PATCH of RFC 5789, and those of WebDAV, RFC 3253, 3744, 4791, 5323).
 # CONNECT is not among them, since this is no proxy; nor are those of other protocols that llhttp knows (SOURCE, RTSP's).
-METHODS: dict[bytes, str] = {
+METHODS: Final[dict[bytes, str]] = {
     name.encode("ascii"): name
     for name in [
         "GET",
@@ -65,8 +65,8 @@ METHODS: dict[bytes, str] = {
     ]
 }
 
-_http_version = re.compile(rb"HTTP/[0-9]+\.[0-9]+\Z").match
-_absolute_form = re.compile(
+_http_version: Final = re.compile(rb"HTTP/[0-9]+\.[0-9]+\Z").match
+_absolute_form: Final = re.compile(
     rb"(?P<scheme>[Hh][Tt][Tt][Pp][Ss]?)://(?P<authority>[^/?]*)(?P<rest>.*)\Z", re.DOTALL
 ).match
 
@@ -95,7 +95,7 @@ class Framing(NamedTuple):
         return self.chunked or self.content_length > 0
 
 
-PLAIN = Framing()
+PLAIN: Final = Framing()
 """The framing of most requests: HTTP/1.1, no body, keep-alive, Host not looked at yet."""
 
 Fields = dict[bytes, bytes] | Sequence[tuple[bytes, bytes]]
@@ -119,7 +119,7 @@ class RequestHead:
         """True when the response has a body behind a Content-Length, and no Connection header."""
 
 
-NO_HEAD = RequestHead(1, {}, PLAIN)
+NO_HEAD: Final = RequestHead(1, {}, PLAIN)
 
 
 def read_request_line(line: bytes) -> RequestLine:
@@ -223,5 +223,7 @@ def read_framing(pairs: Iterable[tuple[bytes, bytes]], minor: int, authority: by
 
 
 # One and the same to llhttp: it reads nothing after the 'close' of either.
-CONNECTION_NAMES = frozenset({b"connection", b"proxy-connection"})
-FRAMING_NAMES = frozenset({b"host", b"content-length", b"transfer-encoding", b"upgrade", b"expect"}) | CONNECTION_NAMES
+CONNECTION_NAMES: Final = frozenset({b"connection", b"proxy-connection"})
+FRAMING_NAMES: Final = (
+    frozenset({b"host", b"content-length", b"transfer-encoding", b"upgrade", b"expect"}) | CONNECTION_NAMES
+)

@@ -14,8 +14,9 @@ given, and that is what makes everything else simple:
   lines and entries; then, rarely, the lines are read again from the raw head.
 - A client sends the same version and header lines again and again, with other targets
   (it is what HPACK lives on). Lines that llhttp and our own rules have let pass are
-  remembered, byte for byte, with what they mean: behind a valid method and target they
-  need no second judgement, and llhttp does not see that request at all.
+  remembered (`HeadMemory`), byte for byte, with what they mean: behind a valid method and
+  target they need no second judgement, and llhttp does not see that request at all. Nor does
+  a whole head that this parser has taken last.
 
 Invariants (tests/http1/test_parser.py):
 1. Every input gives the same requests, whole, byte by byte, or cut anywhere. (But for chunk extensions close to their
@@ -31,15 +32,15 @@ import enum
 import re
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from fastserve.errors import RequestError
 from fastserve.http1.chunked import ChunkScanner
-from fastserve.http1.fields import is_host
 from fastserve.http1.head import (
-    FRAMING_NAMES,
     METHODS,
+    NO_HEAD,
     PLAIN,
     Fields,
     Framing,
@@ -48,33 +49,23 @@ from fastserve.http1.head import (
     read_framing,
     read_request_line,
 )
+from fastserve.http1.head_memory import LEARNED_BLOCK, HeadMemory
 from fastserve.http1.request import Request
 
 __all__ = ["ParserState", "RequestParser"]
 
-END_OF_HEAD = b"\r\n\r\n"
-NO_CHUNKS = ChunkScanner()
+END_OF_HEAD: Final = b"\r\n\r\n"
+NO_CHUNKS: Final = ChunkScanner()
 """In the place of a body's, so that parsers that are kept for later are small."""
-LF = 0x0A
+LF: Final = 0x0A
 
 # An origin-form target of the bytes that llhttp takes for one, without a fragment (RFC 9112 3.2).
-is_plain_target = re.compile(rb"/[\x21\x22\x24-\x7e]*\Z").match
+is_plain_target: Final = re.compile(rb"/[\x21\x22\x24-\x7e]*\Z").match
 # HEAD is not among them: its response is not framed as the others are.
-PLAIN_METHODS = {token: method for token, method in METHODS.items() if method != "HEAD"}
+PLAIN_METHODS: Final = {token: method for token, method in METHODS.items() if method != "HEAD"}
 
 # Pieces of a body held before they become one: a piece of two bytes costs fifty, and a client chooses their size.
-MAX_SMALL_PARTS = 1024
-
-# Names that say nothing of framing, in spellings that clients really send: a head with no other name than these and Host
-# needs no closer look. A name that is not here is looked at, and learned when it is harmless, up to LEARNED_NAMES.
-LEARNED_NAMES = 1000
-LEARNED_HOSTS = 1000
-LEARNED_LENGTHS = 1000
-LEARNED_LENGTH = 100  # of a name or a host, in bytes
-LEARNED_DIGITS = 15  # of a Content-Length
-LEARNED_BLOCKS = 1000
-LEARNED_BLOCK = 1024  # of a block of header lines, in bytes
-SEEN_BLOCKS = 1000  # hashes of blocks that came once
+MAX_SMALL_PARTS: Final = 1024
 
 
 class ParserState(enum.Enum):
@@ -89,73 +80,10 @@ class ParserState(enum.Enum):
 
 
 # Names of the members, at hand: an enum attribute costs a dictionary look-up per use.
-HEAD, LENGTH, CHUNKED, COMPLETE = ParserState.HEAD, ParserState.LENGTH, ParserState.CHUNKED, ParserState.COMPLETE
-
-
-# What there is to know before anything came.
-KNOWN_NAMES = frozenset({b"Host", b"Connection", b"Content-Length"})
-KNOWN_FRAMINGS: dict[bytes | None, Framing] = {None: PLAIN, b"0": PLAIN}
-
-
-class HeadMemory:
-    """Header lines, and names, hosts and lengths, that were seen to be harmless, for all parsers of a server; bounded, as
-    clients choose them.
-    """
-
-    __slots__ = ("_seen", "blocks", "framings", "hosts", "names")
-
-    def __init__(self) -> None:
-        self.blocks: dict[bytes, RequestHead] = {}
-        """Version and header lines, as they were sent, and what they mean."""
-        self._seen: set[int] = set()  # hashes of blocks that came once
-        self.names = set(KNOWN_NAMES)
-        self.hosts: set[bytes] = set()
-        self.framings = dict(KNOWN_FRAMINGS)
-        """By Content-Length: the framing of a request with no other field that tells of framing."""
-
-    def learn_block(self, block: bytes, fields: dict[bytes, bytes], framing: Framing) -> None:
-        """Remember `block` when it comes for the second time: those with a trace id or a nonce come once."""
-        if len(block) > LEARNED_BLOCK:
-            return
-        seen = self._seen
-        if hash(block) not in seen:
-            if len(seen) >= SEEN_BLOCKS:
-                seen.clear()
-            seen.add(hash(block))
-            return
-        if len(self.blocks) >= LEARNED_BLOCKS:
-            self.blocks.clear()  # other clients have come: theirs are worth more
-        self.blocks[block] = RequestHead(1, tuple(fields.items()), framing)
-
-    def learn(self, fields: dict[bytes, bytes]) -> None:
-        """What a head that was let pass says to be harmless. What is full is emptied: others have come, or somebody makes
-        names up, and those that come again are learned again.
-        """
-        names = self.names
-        for name in fields:
-            if name not in names and len(name) <= LEARNED_LENGTH and name.lower() not in FRAMING_NAMES:
-                if len(names) >= LEARNED_NAMES:
-                    names.clear()
-                    names.update(KNOWN_NAMES)
-                names.add(name)
-        length = fields.get(b"Content-Length")
-        framings = self.framings
-        if (
-            length is not None
-            and length not in framings
-            and len(length) <= LEARNED_DIGITS
-            and length.isdigit()
-            and int(length)
-        ):
-            if len(framings) >= LEARNED_LENGTHS:
-                framings.clear()
-                framings.update(KNOWN_FRAMINGS)
-            framings[length] = Framing(content_length=int(length))
-        host = fields.get(b"Host")
-        if host is not None and host not in self.hosts and len(host) <= LEARNED_LENGTH and is_host(host):
-            if len(self.hosts) >= LEARNED_HOSTS:
-                self.hosts.clear()
-            self.hosts.add(host)
+HEAD: Final = ParserState.HEAD
+LENGTH: Final = ParserState.LENGTH
+CHUNKED: Final = ParserState.CHUNKED
+COMPLETE: Final = ParserState.COMPLETE
 
 
 class RequestParser:
@@ -173,6 +101,10 @@ class RequestParser:
         "_blocks",
         "_chunks",
         "_feed",
+        "_last",
+        "_last_head",
+        "_last_method",
+        "_last_target",
         "_memory",
         "_open",
         "_packed",
@@ -215,6 +147,12 @@ class RequestParser:
         self._streams = streams
         self._open: list[None] = [None]  # emptied by llhttp when a message is complete; a second time raises
         self._feed = self._new_feed()
+        self._last: bytes | None = (
+            None  # the head that was taken last, whole, if it had nothing unusual; and what it said
+        )
+        self._last_method = "GET"
+        self._last_target = b"/"
+        self._last_head = NO_HEAD
         self._partial = bytearray()  # the part of a head that came in earlier segments
         self._skipped = 0  # bytes of blank lines before the request line
         self._announced = 0  # a body's Content-Length
@@ -248,30 +186,42 @@ class RequestParser:
         """
         state = self.state
         if state is COMPLETE:
-            # What follows is written for CPython's costs: a method of bytes with arguments takes 100 ns, and the search
-            # for the end of a browser's head three times that. Mostly there is no need: the segment ends with the head.
             end = size = len(data)
-            head = None
-            try:
-                if data[-1] == LF and size <= LEARNED_BLOCK and not start:
-                    method_token, target, block = data.split(b" ", 2)
-                    head = self._blocks.get(block)
-                if head is None:
-                    found = (data.find(END_OF_HEAD, start) if start else data.find(END_OF_HEAD)) + 4
-                    if found < 4 or found > start + LEARNED_BLOCK:
-                        return self._feed_head(data, start, found)
-                    if found == size and not start:  # this is what was looked for
-                        return self._feed_head(data, start, found, [method_token, target, block])
-                    end = found
-                    method_token, target, block = data[start:end].split(b" ", 2)
-                    head = self._blocks.get(block)
-                    if head is None:
-                        return self._feed_head(data, start, end, [method_token, target, block])
-                method = PLAIN_METHODS[method_token]
-            except (KeyError, ValueError):
-                return self._feed_head(data, start, data.find(END_OF_HEAD, start) + 4)
-            if not is_plain_target(target) or end - start > self.max_header_size:
-                return self._feed_head(data, start, end)
+            last = self._last
+            # Clients mostly ask what they asked last: then the bytes say all that there is to say.
+            if last is not None and (
+                (data == last and not start) or (size > len(last) and data[start : start + len(last)] == last)
+            ):
+                end = start + len(last)
+                method, target, head = self._last_method, self._last_target, self._last_head
+            else:
+                # What follows is written for CPython's costs: a method of bytes with arguments takes 100 ns, and the search
+                # for the end of a browser's head three times that. Mostly there is no need: the segment ends with the head.
+                whole = data
+                known = None
+                try:
+                    if data[-1] == LF and size <= LEARNED_BLOCK and not start:
+                        method_token, target, block = data.split(b" ", 2)
+                        known = self._blocks.get(block)
+                    if known is None:
+                        found = (data.find(END_OF_HEAD, start) if start else data.find(END_OF_HEAD)) + 4
+                        if found < 4 or found > start + LEARNED_BLOCK:
+                            return self._feed_head(data, start, found)
+                        if found == size and not start:  # this is what was looked for
+                            return self._feed_head(data, start, found, [method_token, target, block])
+                        end = found
+                        whole = data[start:end]
+                        method_token, target, block = whole.split(b" ", 2)
+                        known = self._blocks.get(block)
+                        if known is None:
+                            return self._feed_head(data, start, end, [method_token, target, block])
+                    method = PLAIN_METHODS[method_token]
+                except (KeyError, ValueError):
+                    return self._feed_head(data, start, data.find(END_OF_HEAD, start) + 4)
+                if not is_plain_target(target) or end - start > self.max_header_size:
+                    return self._feed_head(data, start, end)
+                head = known
+                self._last, self._last_method, self._last_target, self._last_head = whole, method, target, head
             request = self.request
             length = head.content_length
             if not length:

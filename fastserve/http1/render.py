@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import time
+from typing import Final
 
 from fastserve.errors import ResponseError
 from fastserve.http1.date import imf_fixdate
@@ -16,13 +17,13 @@ from fastserve.http1.status import has_no_body, reason_phrase
 
 __all__ = ["LAST_CHUNK", "Delimiter", "ResponseRenderer", "chunk", "delimiter"]
 
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-LAST_CHUNK = b"0\r\n\r\n"
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
 
 # Heads kept for one second; beyond this a head is rendered each time.
-MAX_CACHED_HEADS = 512
+MAX_CACHED_HEADS: Final = 512
 
-_server_owned = frozenset({b"connection", b"content-length", b"transfer-encoding", b"keep-alive"})
+_server_owned: Final = frozenset({b"connection", b"content-length", b"transfer-encoding", b"keep-alive"})
 
 
 class Delimiter(enum.Enum):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Final
 
 from fastserve.errors import InvalidRequest
 from fastserve.http1.fields import is_field_name, is_field_value, is_host, printable
@@ -20,19 +21,19 @@ from fastserve.http1.headers import Headers
 
 __all__ = ["RequestWriter", "asks_to_close"]
 
-DEFAULT_USER_AGENT = "fastserve"
+DEFAULT_USER_AGENT: Final = "fastserve"
 
 # Heads that are kept, of each kind; when there are more they are all dropped. A head over MAX_CACHED_HEAD is not kept.
-MAX_CACHED_HEADS = 1000
-MAX_CACHED_HEAD = 2048
+MAX_CACHED_HEADS: Final = 1000
+MAX_CACHED_HEAD: Final = 2048
 
 # RFC 9110 8.6: these say what they enclose even when it is nothing; a server may answer 411 otherwise.
-ENCLOSING_METHODS = frozenset({"POST", "PUT", "PATCH"})
+ENCLOSING_METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
 
 # RFC 9112 3.2: visible ASCII. No fragment: what follows a '#' is for the client itself.
-_origin_form = re.compile(r"/[!-\"$-~]*\Z").match
-_absolute_form = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://[^/?#@]+(?:[/?][!-\"$-~]*)?\Z", re.ASCII).match
-_visible = re.compile(r"[!-~]+\Z").match
+_origin_form: Final = re.compile(r"/[!-\"$-~]*\Z").match
+_absolute_form: Final = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://[^/?#@]+(?:[/?][!-\"$-~]*)?\Z", re.ASCII).match
+_visible: Final = re.compile(r"[!-~]+\Z").match
 
 
 def asks_to_close(headers: Headers) -> bool:

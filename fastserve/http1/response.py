@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Iterable
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 from fastserve.errors import ResponseError
 from fastserve.http1.cookie import Cookie
@@ -18,8 +18,8 @@ __all__ = ["CHECKED_CONTENT_TYPES", "BodyStream", "Response"]
 BodyStream = AsyncIterable[bytes | str] | Iterable[bytes | str]
 
 # Content types that were checked and encoded once. Bounded, as a handler may compute them.
-CHECKED_CONTENT_TYPES: dict[str, bytes] = {}
-MAX_CONTENT_TYPES = 1000
+CHECKED_CONTENT_TYPES: Final[dict[str, bytes]] = {}
+MAX_CONTENT_TYPES: Final = 1000
 
 
 class Response:

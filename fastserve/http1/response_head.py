@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Final
 
 from fastserve.errors import MalformedResponse, ResponseTooLarge
 from fastserve.http1.fields import printable
@@ -16,16 +17,16 @@ from fastserve.http1.status import has_no_body
 
 __all__ = ["CHUNKED_BODY", "UNTIL_CLOSE", "ResponseHead", "read_response_head"]
 
-CHUNKED_BODY = -1
-UNTIL_CLOSE = -2
+CHUNKED_BODY: Final = -1
+UNTIL_CLOSE: Final = -2
 
 # RFC 9112 4. Many servers leave out the space before an empty reason, and every client reads it. llhttp takes control
 # characters in the reason, versions 0.9 and 2.0, other protocols' names and blank lines before the line: not here.
-_status_line = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n").match
+_status_line: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n").match
 
 
 # What decides where the body ends and whether the connection stays; the value without the white space before it.
-_framing_lines = re.compile(
+_framing_lines: Final = re.compile(
     rb"\r\n(content-length|transfer-encoding|connection|proxy-connection):[ \t]*([^\r\n]*)", re.IGNORECASE
 ).finditer
 

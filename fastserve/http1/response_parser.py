@@ -21,6 +21,7 @@ from __future__ import annotations
 import enum
 import sys
 from types import SimpleNamespace
+from typing import Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -32,15 +33,15 @@ from fastserve.http1.response_head import CHUNKED_BODY, UNTIL_CLOSE, ResponseHea
 __all__ = ["ResponseHeadMemory", "ResponseParser", "ResponseState"]
 
 # RFC 9110 15.2: any number of them may come; a client that waits for the final response must not wait for ever.
-MAX_INFORMATIONAL = 100
+MAX_INFORMATIONAL: Final = 100
 
-LEARNED_HEADS = 1000
-LEARNED_HEAD = 1024
+LEARNED_HEADS: Final = 1000
+LEARNED_HEAD: Final = 1024
 
-FIRST_BYTE = b"H"
+FIRST_BYTE: Final = b"H"
 # What llhttp is told of a chunked response: its own head was judged already, and its fields are not trailers.
-CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-NO_CALLBACKS = object()
+CHUNKED_HEAD: Final = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+NO_CALLBACKS: Final = object()
 
 
 class ResponseState(enum.Enum):
@@ -57,8 +58,11 @@ class ResponseState(enum.Enum):
 
 
 # Names of the members, at hand: an enum attribute costs a dictionary look-up per use.
-HEAD, LENGTH, CHUNKED = ResponseState.HEAD, ResponseState.LENGTH, ResponseState.CHUNKED
-CLOSE, COMPLETE = ResponseState.CLOSE, ResponseState.COMPLETE
+HEAD: Final = ResponseState.HEAD
+LENGTH: Final = ResponseState.LENGTH
+CHUNKED: Final = ResponseState.CHUNKED
+CLOSE: Final = ResponseState.CLOSE
+COMPLETE: Final = ResponseState.COMPLETE
 
 
 class ResponseHeadMemory:

@@ -10,7 +10,7 @@ import math
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from fastserve.errors import PoolError
 from fastserve.pool.actions import Action, Close
@@ -26,7 +26,10 @@ __all__ = ["ConnBooks"]
 C = TypeVar("C")
 
 # As globals: an attribute of an enum class is looked up through its metaclass.
-IDLE, IN_USE, DRAINING, CLOSED = PooledState.IDLE, PooledState.IN_USE, PooledState.DRAINING, PooledState.CLOSED
+IDLE: Final = PooledState.IDLE
+IN_USE: Final = PooledState.IN_USE
+DRAINING: Final = PooledState.DRAINING
+CLOSED: Final = PooledState.CLOSED
 
 
 class ConnBooks(Generic[C]):

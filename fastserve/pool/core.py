@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 import random as random_module
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from fastserve.errors import DialTimeout, NoFreeConns, PoolClosed, PoolError, RequestTimeout
 from fastserve.pool.actions import NOTHING, AbandonDial, Action, Actions, Attach, Close, Dial, Probe, Reset
@@ -44,9 +44,12 @@ __all__ = ["PoolCore"]
 C = TypeVar("C")
 
 # As globals: an attribute of an enum class is looked up through its metaclass, which the warm path would feel.
-IDLE, IN_USE, TESTING = PooledState.IDLE, PooledState.IN_USE, PooledState.TESTING
-RESETTING, CLOSED = PooledState.RESETTING, PooledState.CLOSED
-DELIVERED = WantState.DELIVERED
+IDLE: Final = PooledState.IDLE
+IN_USE: Final = PooledState.IN_USE
+TESTING: Final = PooledState.TESTING
+RESETTING: Final = PooledState.RESETTING
+CLOSED: Final = PooledState.CLOSED
+DELIVERED: Final = WantState.DELIVERED
 
 
 class PoolCore(WaitBooks[C]):

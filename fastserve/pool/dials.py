@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from fastserve.errors import DialTimeout, PoolError, RequestTimeout
 from fastserve.pool.deadlines import Deadlines
@@ -17,10 +18,10 @@ from fastserve.pool.options import PoolOptions
 
 __all__ = ["DialTicket", "Dials", "redial_timeout"]
 
-MAX_BACKOFF = 30.0
+MAX_BACKOFF: Final = 30.0
 """Longest pause between dials in seconds: an upstream that comes back is found within half a minute."""
 
-OVER = -1.0
+OVER: Final = -1.0
 """`wake_at` of a ticket that is done with."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from fastserve.errors import DialError, DialTimeout, NoFreeConns, PoolClosed, PoolError, RequestTimeout
 from fastserve.pool.actions import Action, Wake
@@ -25,8 +25,8 @@ __all__ = ["WaitBooks"]
 
 C = TypeVar("C")
 
-CLOSED = PooledState.CLOSED
-WAITING = WantState.WAITING
+CLOSED: Final = PooledState.CLOSED
+WAITING: Final = WantState.WAITING
 
 
 class WaitBooks(ConnBooks[C]):

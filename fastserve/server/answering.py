@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from sys import getrefcount
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fastserve.errors import BodyStreamError, RequestError, ResponseError
 from fastserve.http1.head import NO_HEAD, RequestHead
@@ -24,10 +24,13 @@ __all__ = ["Answering"]
 
 logger = logging.getLogger("fastserve")
 
-HEAD = ParserState.HEAD
+HEAD: Final = ParserState.HEAD
 # References there are in `call_ended` when no handler kept anything: see server/references.py, which finds them.
 CTX_REFS = REQUEST_REFS = RESPONSE_REFS = UNKNOWN
-IDLE, SERVING, CLOSING, HIJACKED = Phase.IDLE, Phase.SERVING, Phase.CLOSING, Phase.HIJACKED
+IDLE: Final = Phase.IDLE
+SERVING: Final = Phase.SERVING
+CLOSING: Final = Phase.CLOSING
+HIJACKED: Final = Phase.HIJACKED
 
 
 class Answering(Wire):

@@ -18,7 +18,7 @@ import logging
 import math
 from collections.abc import Callable
 from sys import getrefcount
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fastserve.errors import ClientDisconnected, RequestError, ResponseError
 from fastserve.http1.parser import ParserState
@@ -37,14 +37,19 @@ __all__ = ["Connection"]
 
 logger = logging.getLogger("fastserve")
 
-MAX_BATCH = 64 * 1024
+MAX_BATCH: Final = 64 * 1024
 """Bytes of responses collected before they are written."""
 
-GONE_IN_BODY = "the client closed the connection inside the request's body"
+GONE_IN_BODY: Final = "the client closed the connection inside the request's body"
 
-IDLE, READING, SERVING = Phase.IDLE, Phase.READING, Phase.SERVING
-LINGERING, CLOSING, HIJACKED = Phase.LINGERING, Phase.CLOSING, Phase.HIJACKED
-COMPLETE, HEAD = ParserState.COMPLETE, ParserState.HEAD
+IDLE: Final = Phase.IDLE
+READING: Final = Phase.READING
+SERVING: Final = Phase.SERVING
+LINGERING: Final = Phase.LINGERING
+CLOSING: Final = Phase.CLOSING
+HIJACKED: Final = Phase.HIJACKED
+COMPLETE: Final[ParserState] = ParserState.COMPLETE  # not literally: a call of the parser changes its state
+HEAD: Final = ParserState.HEAD
 # References there are when no handler kept anything: to the RequestCtx in `data_received`, and in `_renew`; to its request and
 # its response in `_renew`. See server/references.py, which finds them.
 CTX_REFS = RENEWED_REFS = REQUEST_REFS = RESPONSE_REFS = UNKNOWN

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fastserve.server.connection import Connection
     from fastserve.server.hijack import HijackHandler
     from fastserve.server.service import Service
-    from fastserve.server.workerpool import Worker
+    from fastserve.server.worker import Worker
 
 __all__ = ["RequestCtx"]
 

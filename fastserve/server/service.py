@@ -9,18 +9,20 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from sys import getrefcount
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from fastserve.errors import ConfigError, FastserveError
-from fastserve.http1.parser import HeadMemory, RequestParser
+from fastserve.http1.head_memory import HeadMemory
+from fastserve.http1.parser import RequestParser
 from fastserve.http1.render import ResponseRenderer
 from fastserve.http1.request import Request
 from fastserve.server.config import ServerConfig
 from fastserve.server.ctx import RequestCtx
+from fastserve.server.driving import call_and_await
 from fastserve.server.memory import SurgeWatch
 from fastserve.server.threadpool import ThreadWorkerPool
 from fastserve.server.wire import UNKNOWN
-from fastserve.server.workerpool import WorkerPool, call_and_await
+from fastserve.server.workerpool import WorkerPool
 
 if TYPE_CHECKING:
     from fastserve.server.connection import Connection
@@ -32,14 +34,14 @@ Handler = Callable[[RequestCtx], Any]
 
 logger = logging.getLogger("fastserve")
 
-MAX_SPARE_CONTEXTS = 256
+MAX_SPARE_CONTEXTS: Final = 256
 """RequestCtx with their parsers kept for the next requests; a few KB each."""
 MAX_KEPT_CONTEXTS = 256
 """And those that stay with a connection while its requests follow each other closely."""
 # References there are in `recycle` when no handler kept anything: see server/references.py, which finds them.
 REQUEST_REFS = RESPONSE_REFS = UNKNOWN
-MAX_TICK = 0.5
-MIN_TICK = 0.01
+MAX_TICK: Final = 0.5
+MIN_TICK: Final = 0.01
 
 
 class HandlerKind:

@@ -14,7 +14,7 @@ import asyncio
 import enum
 import logging
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fastserve.errors import ClientDisconnected
 
@@ -25,9 +25,9 @@ __all__ = ["ConnState", "Phase", "Wire"]
 
 logger = logging.getLogger("fastserve")
 
-UNKNOWN = -1
+UNKNOWN: Final = -1
 """A limit of references that no count is within: see server/references.py."""
-LINGER_TIMEOUT = 5.0
+LINGER_TIMEOUT: Final = 5.0
 """Seconds to read and discard after a refusal, so that a reset does not destroy the response (RFC 9112 9.6)."""
 
 

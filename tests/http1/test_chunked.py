@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from fastserve.errors import RequestError
 from fastserve.http1.chunked import ChunkScanner
-from fastserve.http1.parser import HeadMemory, ParserState, RequestParser
+from fastserve.http1.head_memory import HeadMemory
+from fastserve.http1.parser import ParserState, RequestParser
 from fastserve.http1.request import Request
 
 HEAD = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"

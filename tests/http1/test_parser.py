@@ -12,18 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastserve.errors import RequestError
-from fastserve.http1.parser import (
+from fastserve.http1.head_memory import (
     LEARNED_BLOCK,
     LEARNED_BLOCKS,
     LEARNED_HOSTS,
     LEARNED_LENGTH,
     LEARNED_LENGTHS,
     LEARNED_NAMES,
-    MAX_SMALL_PARTS,
     HeadMemory,
-    ParserState,
-    RequestParser,
 )
+from fastserve.http1.parser import MAX_SMALL_PARTS, ParserState, RequestParser
 from fastserve.http1.request import Request
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

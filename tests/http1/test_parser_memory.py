@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastserve.errors import RequestError
-from fastserve.http1.parser import SEEN_BLOCKS, HeadMemory, ParserState
+from fastserve.http1.head_memory import SEEN_BLOCKS, HeadMemory
+from fastserve.http1.parser import ParserState
 from tests.http1.test_parser import GET, SAMPLES, cut, new_parser, parse, requests, single_bytes
 
 POST = b"POST /p HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastserve.errors import ClientError, InvalidRequest
+from fastserve.http1.head_memory import HeadMemory
 from fastserve.http1.headers import Headers
-from fastserve.http1.parser import HeadMemory, ParserState, RequestParser
+from fastserve.http1.parser import ParserState, RequestParser
 from fastserve.http1.request import Request
 from fastserve.http1.request_writer import MAX_CACHED_HEAD, MAX_CACHED_HEADS, RequestWriter, asks_to_close
 

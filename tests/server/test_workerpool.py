@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastserve.errors import WorkerPoolClosed
-from fastserve.server.workerpool import Worker, WorkerPool
+from fastserve.server.worker import Worker
+from fastserve.server.workerpool import WorkerPool
 from tests.server.clients import Run, count_tasks, turns
 from tests.server.handler_snippets import SNIPPETS, VAR, Snippet, me, never
 
