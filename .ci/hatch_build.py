@@ -26,12 +26,13 @@ REQUIREMENTS = ["mypy==2.4.1", "setuptools>=70"]
 
 # Compiled together, since calls among them are then calls in C, while each call of Python's from or to one costs more than
 # before: http1 alone would be slower. Left out are those with coroutines and generators, which the compiler does not make
-# just as Python does (a cancelled one warns; one keeps the exception that it has caught), those with classes that extend
-# Python's containers, which it makes crash (pool/want.py), and those that run seldom.
+# just as Python does (a cancelled one warns; one keeps the exception that it has caught), and those that run seldom. None has
+# a class that extends one of Python's containers, which the compiler makes crash.
 MODULES = [
     "fastserve/client/connection.py",
     "fastserve/client/encoder.py",
     "fastserve/client/response.py",
+    "fastserve/client/turn.py",
     "fastserve/client/watch.py",
     "fastserve/http1/head.py",
     "fastserve/http1/head_memory.py",
@@ -47,6 +48,7 @@ MODULES = [
     "fastserve/pool/core.py",
     "fastserve/pool/dials.py",
     "fastserve/pool/waiting.py",
+    "fastserve/pool/want.py",
     "fastserve/server/answering.py",
     "fastserve/server/connection.py",
     "fastserve/server/ctx.py",

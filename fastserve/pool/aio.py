@@ -35,7 +35,7 @@ from fastserve.pool.events import PoolEvent
 from fastserve.pool.options import PoolOptions
 from fastserve.pool.stats import PoolStats
 from fastserve.pool.total import TotalLimits
-from fastserve.pool.want import WantConn, WantState
+from fastserve.pool.want import LoopWant, WantConn, WantState
 
 __all__ = ["ConnPool", "Lease"]
 
@@ -47,20 +47,6 @@ C = TypeVar("C")
 WAITING, FAILED = WantState.WAITING, WantState.FAILED
 TICK = 0.01
 """Seconds between two sweeps at least: how late a deadline may be noticed."""
-
-
-class SleepingWant(WantConn[C]):
-    """One `acquire` that sleeps until it has its connection."""
-
-    __slots__ = ("signal",)
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
-        self.signal: asyncio.Future[None] = loop.create_future()
-
-    def wake(self) -> None:
-        if not self.signal.done():
-            self.signal.set_result(None)
 
 
 class ConnPool(Generic[C]):
@@ -161,7 +147,7 @@ class ConnPool(Generic[C]):
         pooled = self.take_idle(now)
         if pooled is not None:
             return pooled
-        want: SleepingWant[C] = SleepingWant(self.running_loop())
+        want: LoopWant[C] = LoopWant(self.running_loop())
         self.enqueue(want, now, timeout)
         if want.state is WAITING:
             try:

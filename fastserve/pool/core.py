@@ -101,7 +101,7 @@ class PoolCore(WaitBooks[C]):
         if self._bounded or pooled.state is not IN_USE or pooled.owner is not self:
             return self._release_carefully(pooled, now)
         if self._waiters:  # handed over: it stays held, by another
-            want: WantConn[C] = self._waiters.pop_first()
+            want: WantConn[C] = self._waiters.popitem(last=False)[0]
             pooled.uses += 1
             want.pooled = pooled
             self._no_longer_waits(want, DELIVERED, now)
@@ -188,7 +188,7 @@ class PoolCore(WaitBooks[C]):
                 limit = wait
                 want.queued = True
                 self.waits += 1
-        self._waiters.append(want)
+        self._waiters[want] = None
         self._pump(now, actions)
         if want.state is WantState.WAITING:
             self._limit(want, now, limit, timeout)
@@ -198,7 +198,7 @@ class PoolCore(WaitBooks[C]):
         """Whoever waited has gone away. What it was given goes to the next; when it took that already, nothing happens."""
         state = want.state
         if state is WantState.WAITING:
-            self._waiters.remove(want)
+            del self._waiters[want]
             self._no_longer_waits(want, WantState.CANCELLED, now)
             return NOTHING
         if state is WantState.DELIVERED and want.pooled is not None:
@@ -404,7 +404,7 @@ class PoolCore(WaitBooks[C]):
                 actions.append(Dial(ticket))
         for want in self._due(now):
             self.timeouts += 1
-            self._waiters.remove(want)
+            del self._waiters[want]
             self._settle_failed(want, self._timed_out(want, now), now, actions)
         for pooled in self._lifetimes.due(now):
             if pooled.state is IDLE:
@@ -488,7 +488,7 @@ class PoolCore(WaitBooks[C]):
         self._closed = self._careful = self._bounded = True
         while self._waiters:
             self._settle_failed(
-                self._waiters.pop_first(),
+                self._waiters.popitem(last=False)[0],
                 PoolClosed("the pool was closed while a connection was waited for: make a new one"),
                 now,
                 actions,

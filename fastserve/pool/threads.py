@@ -31,7 +31,7 @@ from fastserve.pool.dials import DialTicket
 from fastserve.pool.events import PoolEvent
 from fastserve.pool.options import PoolOptions
 from fastserve.pool.stats import PoolStats
-from fastserve.pool.want import WantConn, WantState
+from fastserve.pool.want import ThreadWant, WantConn, WantState
 
 __all__ = ["SyncConnPool", "SyncLease"]
 
@@ -41,20 +41,6 @@ C = TypeVar("C")
 
 TICK = 0.01
 """Seconds between two sweeps at least."""
-
-
-class SleepingWant(WantConn[C]):
-    """One `acquire` whose thread sleeps until it has its connection, on a lock of its own."""
-
-    __slots__ = ("signal",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.signal = threading.Lock()
-        self.signal.acquire()
-
-    def wake(self) -> None:
-        self.signal.release()
 
 
 class SyncConnPool(Generic[C]):
@@ -141,7 +127,7 @@ class SyncConnPool(Generic[C]):
             pooled = core.take_idle(now)
             if pooled is not None:
                 return pooled
-            want: SleepingWant[C] = SleepingWant()
+            want: ThreadWant[C] = ThreadWant()
             actions = core.acquire(want, now, timeout)
             waits = want.state is WantState.WAITING
         try:
@@ -162,7 +148,7 @@ class SyncConnPool(Generic[C]):
         self._tell(PoolEvent("served", pooled.conn))
         return pooled
 
-    def _wait(self, want: SleepingWant[C]) -> None:
+    def _wait(self, want: ThreadWant[C]) -> None:
         """Sleep until the waiter is settled; its own deadline it minds itself."""
         while not want.signal.acquire(timeout=min(max(0.0, want.deadline - self._clock()), threading.TIMEOUT_MAX)):
             now = self._clock()

@@ -1,19 +1,16 @@
-"""`WantConn`, one acquire that waits, and `WaiterQueue`: first come, first served.
-
-A cancelled waiter leaves the middle of the queue in O(1), so that memory is O(live waiters)
-and a release never has to step over dead ones (fasthttp#2391, #1830).
-"""
+"""`WantConn`, one acquire that waits, and those of its kind that put a task or a thread to sleep."""
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import math
-from collections import OrderedDict
-from typing import Any, Generic, TypeVar
+import threading
+from typing import Final, Generic, TypeVar
 
 from fastserve.pool.conn import PooledConn
 
-__all__ = ["WaiterQueue", "WantConn", "WantState"]
+__all__ = ["LoopWant", "ThreadWant", "WantConn", "WantState"]
 
 C = TypeVar("C")
 
@@ -29,7 +26,7 @@ class WantState(enum.Enum):
     CANCELLED = "cancelled"
 
 
-WAITING = WantState.WAITING  # as a global: an attribute of an enum class is looked up through its metaclass
+WAITING: Final = WantState.WAITING  # as a global: an attribute of an enum class is looked up through its metaclass
 
 
 class WantConn(Generic[C]):
@@ -57,16 +54,29 @@ class WantConn(Generic[C]):
         """
 
 
-class WaiterQueue(OrderedDict[WantConn[Any], None]):
-    """Waiters in the order they came. An OrderedDict: a plain dict is quadratic when taken from its front."""
+class LoopWant(WantConn[C]):
+    """One `acquire` whose task sleeps until it has its connection."""
 
-    __slots__ = ()
+    __slots__ = ("signal",)
 
-    def append(self, want: WantConn[Any]) -> None:
-        self[want] = None
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self.signal: asyncio.Future[None] = loop.create_future()
 
-    def pop_first(self) -> WantConn[Any]:
-        return self.popitem(last=False)[0]
+    def wake(self) -> None:
+        if not self.signal.done():
+            self.signal.set_result(None)
 
-    def remove(self, want: WantConn[Any]) -> None:
-        del self[want]
+
+class ThreadWant(WantConn[C]):
+    """One `acquire` whose thread sleeps until it has its connection, on a lock of its own."""
+
+    __slots__ = ("signal",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.signal = threading.Lock()
+        self.signal.acquire()
+
+    def wake(self) -> None:
+        self.signal.release()

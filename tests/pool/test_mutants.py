@@ -52,8 +52,9 @@ MUTANTS = [
         "the last to come is served first",
         2,
         CORE,
-        "        self._waiters.append(want)\n",
-        "        self._waiters.append(want)\n        self._waiters.move_to_end(want, last=False)\n",
+        "        self._waiters[want] = None\n        self._pump(now, actions)\n",
+        "        self._waiters[want] = None\n        self._waiters.move_to_end(want, last=False)\n"
+        "        self._pump(now, actions)\n",
     ),
     Mutant(
         "close leaves the waiters waiting",
@@ -102,14 +103,14 @@ MUTANTS = [
         "a wait that timed out stays in the queue as a phantom (urllib3#1758)",
         9,
         CORE,
-        "            self.timeouts += 1\n            self._waiters.remove(want)\n",
+        "            self.timeouts += 1\n            del self._waiters[want]\n",
         "            self.timeouts += 1\n",
     ),
     Mutant(
         "a cancelled waiter stays in the queue, and a release stops at it (fasthttp#2391)",
         13,
         CORE,
-        "            self._waiters.remove(want)\n            self._no_longer_waits(want, WantState.CANCELLED, now)\n",
+        "            del self._waiters[want]\n            self._no_longer_waits(want, WantState.CANCELLED, now)\n",
         "            self._no_longer_waits(want, WantState.CANCELLED, now)\n",
     ),
     Mutant(
