@@ -1,6 +1,6 @@
 """Instructions per request of a connection alone, counted by callgrind: no sockets, no noise.
 
-    python loadtests/instructions.py [--cases get,browser,varied,post,pipeline,client-get] [--handlers async,inline]
+    python loadtests/instructions.py [--cases get,browser,pages,varied,post,pipeline,client-get] [--handlers async,inline]
     python loadtests/instructions.py --check loadtests/instructions.json
     python loadtests/instructions.py --update loadtests/instructions.json --reason "what made it so"
 

@@ -16,11 +16,13 @@ BROWSER = (
 )
 VARIED = BROWSER.replace(b"GET /", b"GET /items/%d?page=%d").replace(b"Cookie:", b"X-Request-Id: %032x\r\nCookie:")
 """For (number, number % 7, number), in Python and in Lua: no target and no header block comes twice."""
+PAGES = BROWSER.replace(b"GET /", b"GET /items/%d?page=%d&id=%x")
+"""Likewise: no target comes twice, and the headers always."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One kind of request. With `varied`, `request` is a template for three numbers, see `VARIED`."""
+    """One kind of request. With `varied`, `request` is a template for three numbers, see `VARIED` and `PAGES`."""
 
     request: bytes
     pipelined: int = 1
@@ -51,6 +53,7 @@ def get_with_headers(count: int) -> bytes:
 CASES = {
     "get": Case(GET),
     "browser": Case(BROWSER),
+    "pages": Case(PAGES, varied=True),
     "varied": Case(VARIED, varied=True),
     "post": Case(post(b'{"pad": "' + b"x" * 1000 + b'"}')),
     "pipeline": Case(GET * 16, pipelined=16),

@@ -19,7 +19,7 @@ from fastserve.server.connection import Connection
 
 __all__ = ["CLIENT_CASES", "SERVER_CASES", "per_segment", "run"]
 
-SERVER_CASES = ("get", "browser", "varied", "post", "pipeline")
+SERVER_CASES = ("get", "browser", "pages", "varied", "post", "pipeline")
 CLIENT_CASES = ("client-get", "client-post", "client-varied")
 VARIANTS = 1000
 """Requests or answers of a varied case, made before anything is counted; more than are ever sent."""
