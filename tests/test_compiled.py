@@ -84,6 +84,28 @@ def test_setters_take_what_their_getters_give(path: str) -> None:
                 assert ast.unparse(annotation) == gives[function.name]
 
 
+MUTABLE = {
+    "fastserve/server/answering.py": {"CTX_REFS", "REQUEST_REFS", "RESPONSE_REFS"},
+    "fastserve/server/connection.py": {"CTX_REFS", "RENEWED_REFS", "REQUEST_REFS", "RESPONSE_REFS"},
+    "fastserve/server/service.py": {"REQUEST_REFS", "RESPONSE_REFS", "MAX_KEPT_CONTEXTS"},
+}
+"""What is found at the start, or set by a test."""
+
+
+@pytest.mark.parametrize("path", hook.MODULES)
+def test_constants_are_final(path: str) -> None:
+    """Another name of a module is looked up in a dictionary at each use, by compiled code as well."""
+    names = {
+        name.id
+        for node in source(path).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        for name in ast.walk(target)
+        if isinstance(name, ast.Name) and name.id.lstrip("_").isupper() and len(name.id) > 1
+    }
+    assert names == MUTABLE.get(path, set())
+
+
 @pytest.mark.parametrize("name", COMPILED)
 def test_bases_that_are_not_compiled_are_empty(name: str) -> None:
     """A compiled class has its attributes where those of a base such as OrderedDict would be."""

@@ -32,7 +32,7 @@ from fastserve.server.worker import Worker
 
 __all__ = ["CANCEL_TIMEOUT", "WorkerPool"]
 
-CANCEL_TIMEOUT = 5.0
+CANCEL_TIMEOUT: Final = 5.0
 """Seconds that a cancelled handler has to clean up."""
 
 # At hand when the module is compiled: the name of a builtin, or of another module, is looked up at each use.

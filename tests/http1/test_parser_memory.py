@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fastserve.errors import RequestError
@@ -185,3 +185,58 @@ def test_an_empty_body_that_is_announced_is_remembered() -> None:
     outcome = parse(parser, [data + GET + data])
     assert counted.calls == 1  # for the GET
     assert [(request.target, request.body) for request in outcome.requests] == [(b"/p", b""), (b"/", b""), (b"/p", b"")]
+
+
+# The head that a parser took last
+
+
+@pytest.mark.parametrize("data", [GET, POST])
+def test_the_head_that_came_last_is_taken_as_it_was(data: bytes) -> None:
+    memory = warmed(data)
+    parser = new_parser(memory)
+    first = parse(parser, [data])
+    memory.blocks.clear()
+    counted = parser._feed = Llhttp(parser._feed)
+    for segments in ([data], [data * 3], [data + data[:20], data[20:]]):
+        again = parse(parser, segments)
+        assert again.requests == first.requests * (sum(map(len, segments)) // len(data))
+    assert counted.calls == (2 if data == GET else 3)  # for the one that came in two pieces
+
+
+def test_the_last_head_is_no_excuse_for_a_longer_or_a_shorter_one() -> None:
+    memory = warmed(GET)
+    for data in (
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r",
+        b"GET / HTTP/1.1\r\nHost: b\r\n\r\n",
+        b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"\r\n" + GET,
+        GET + b"\x00" + GET,
+        GET + b" " + GET,
+    ):
+        parser = new_parser(memory)
+        parse(parser, [GET])
+        assert parse(parser, [data]).verdict == parse(new_parser(), [data]).verdict
+
+
+def test_a_body_that_reads_as_the_last_head_is_a_body() -> None:
+    memory = warmed(GET)
+    parser = new_parser(memory)
+    parse(parser, [GET])
+    assert parse(parser, [b"POST /p HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n", GET]).refusal == 400
+    parser = new_parser(memory)
+    parse(parser, [GET])
+    outcome = parse(parser, [b"POST /p HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(GET), GET, GET])
+    assert [request.body for request in outcome.requests] == [GET, b""]
+
+
+@given(st.sampled_from(list(SAMPLES.values())), st.data())
+@settings(max_examples=300, deadline=None)
+def test_damaged_input_behind_what_came_last_is_judged_alike(data: bytes, draw: st.DataObject) -> None:
+    parser = new_parser(warmed(data))
+    before = parse(parser, [data])
+    assume(before.refusal is None and parser.untouched and before.requests[-1].keep_alive)
+    place = draw.draw(st.integers(0, len(data)))
+    damaged = data[:place] + draw.draw(st.sampled_from([b"", b"\r\n", b" ", b"\x00", b"a"])) + data[place:]
+    places = draw.draw(st.sets(st.integers(1, max(len(damaged) - 1, 1)), max_size=2))
+    assert parse(parser, cut(damaged, places)).verdict == parse(new_parser(), [damaged]).verdict
