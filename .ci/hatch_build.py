@@ -27,7 +27,7 @@ REQUIREMENTS = ["mypy==2.4.1", "setuptools>=70"]
 # Compiled together, since calls among them are then calls in C, while each call of Python's from or to one costs more than
 # before: http1 alone would be slower. Left out are those with coroutines and generators, which the compiler does not make
 # just as Python does (a cancelled one warns; one keeps the exception that it has caught), and those that run seldom. None has
-# a class that extends one of Python's containers, which the compiler makes crash.
+# a class that extends one of Python's containers, tuples apart: the compiler makes those crash.
 MODULES = [
     "fastserve/client/connection.py",
     "fastserve/client/encoder.py",
@@ -47,6 +47,7 @@ MODULES = [
     "fastserve/pool/conn.py",
     "fastserve/pool/core.py",
     "fastserve/pool/dials.py",
+    "fastserve/pool/sleeping.py",
     "fastserve/pool/waiting.py",
     "fastserve/pool/want.py",
     "fastserve/server/answering.py",

@@ -1,7 +1,7 @@
 """What a request's head means, and which heads are refused: the rules that the parser leaves to us.
 
 Pure functions from bytes to facts; each check names its section. They run on heads
-that llhttp has already accepted, so names are tokens, lines end in CRLF, nothing is
+that llhttp has already accepted, so names are tokens, header lines end in CRLF, nothing is
 folded, and Content-Length is a number.
 """
 
@@ -124,6 +124,9 @@ NO_HEAD: Final = RequestHead(1, {}, PLAIN)
 
 def read_request_line(line: bytes) -> RequestLine:
     """The request line without its CRLF, strictly (RFC 9112 3). Raises `RequestError` 400, 501 or 505."""
+    if b"\n" in line:
+        # llhttp takes it for the end of an HTTP/0.9 line, and what follows for a header.
+        raise RequestError(400, "a bare LF in the request line")
     parts = line.split(b" ")
     if len(parts) != 3 or not parts[1]:
         # RFC 9112 3: single spaces, nothing before, nothing after. Peers that split on runs of white space see another target.

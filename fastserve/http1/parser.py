@@ -15,8 +15,8 @@ given, and that is what makes everything else simple:
 - A client sends the same version and header lines again and again, with other targets
   (it is what HPACK lives on). Lines that llhttp and our own rules have let pass are
   remembered (`HeadMemory`), byte for byte, with what they mean: behind a valid method and
-  target they need no second judgement, and llhttp does not see that request at all. Nor does
-  a whole head that this parser has taken last.
+  target they need no second judgement, and llhttp does not see that request at all. The last
+  such head of this parser is remembered whole: what begins with it again needs no look at all.
 
 Invariants (tests/http1/test_parser.py):
 1. Every input gives the same requests, whole, byte by byte, or cut anywhere. (But for chunk extensions close to their
@@ -101,7 +101,7 @@ class RequestParser:
         "_blocks",
         "_chunks",
         "_feed",
-        "_last",
+        "_last_bytes",
         "_last_head",
         "_last_method",
         "_last_target",
@@ -147,9 +147,8 @@ class RequestParser:
         self._streams = streams
         self._open: list[None] = [None]  # emptied by llhttp when a message is complete; a second time raises
         self._feed = self._new_feed()
-        self._last: bytes | None = (
-            None  # the head that was taken last, whole, if it had nothing unusual; and what it said
-        )
+        self._last_bytes: bytes | None = None
+        """The last head that was taken from memory, whole, and what it said."""
         self._last_method = "GET"
         self._last_target = b"/"
         self._last_head = NO_HEAD
@@ -187,7 +186,7 @@ class RequestParser:
         state = self.state
         if state is COMPLETE:
             end = size = len(data)
-            last = self._last
+            last = self._last_bytes
             # Clients mostly ask what they asked last: then the bytes say all that there is to say.
             if last is not None and (
                 (data == last and not start) or (size > len(last) and data[start : start + len(last)] == last)
@@ -221,7 +220,7 @@ class RequestParser:
                 if not is_plain_target(target) or end - start > self.max_header_size:
                     return self._feed_head(data, start, end)
                 head = known
-                self._last, self._last_method, self._last_target, self._last_head = whole, method, target, head
+                self._last_bytes, self._last_method, self._last_target, self._last_head = whole, method, target, head
             request = self.request
             length = head.content_length
             if not length:
@@ -284,7 +283,7 @@ class RequestParser:
         memory = self._memory
         if (
             block[:10] == b"HTTP/1.1\r\n"
-            # A line that is not an entry is a repeated name. (llhttp takes no bare LF: each ends a line.)
+            # A line that is not an entry is a repeated name. (Behind a plain target llhttp takes no bare LF: each ends a line.)
             and head.count(b"\n") - 2 == len(fields) <= self.max_header_count
             and memory.names.issuperset(fields)
             and fields.get(b"Host") in memory.hosts

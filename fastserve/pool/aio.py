@@ -33,9 +33,10 @@ from fastserve.pool.core import PoolCore
 from fastserve.pool.dials import DialTicket, redial_timeout
 from fastserve.pool.events import PoolEvent
 from fastserve.pool.options import PoolOptions
+from fastserve.pool.sleeping import LoopWant
 from fastserve.pool.stats import PoolStats
 from fastserve.pool.total import TotalLimits
-from fastserve.pool.want import LoopWant, WantConn, WantState
+from fastserve.pool.want import WantConn, WantState
 
 __all__ = ["ConnPool", "Lease"]
 

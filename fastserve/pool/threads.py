@@ -30,8 +30,9 @@ from fastserve.pool.core import PoolCore
 from fastserve.pool.dials import DialTicket
 from fastserve.pool.events import PoolEvent
 from fastserve.pool.options import PoolOptions
+from fastserve.pool.sleeping import ThreadWant
 from fastserve.pool.stats import PoolStats
-from fastserve.pool.want import ThreadWant, WantConn, WantState
+from fastserve.pool.want import WantConn, WantState
 
 __all__ = ["SyncConnPool", "SyncLease"]
 

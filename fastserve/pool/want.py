@@ -1,16 +1,14 @@
-"""`WantConn`, one acquire that waits, and those of its kind that put a task or a thread to sleep."""
+"""`WantConn`, one acquire that waits."""
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import math
-import threading
 from typing import Final, Generic, TypeVar
 
 from fastserve.pool.conn import PooledConn
 
-__all__ = ["LoopWant", "ThreadWant", "WantConn", "WantState"]
+__all__ = ["WantConn", "WantState"]
 
 C = TypeVar("C")
 
@@ -52,31 +50,3 @@ class WantConn(Generic[C]):
 
         Each shell has its own; this one is for those that look at `state` by themselves.
         """
-
-
-class LoopWant(WantConn[C]):
-    """One `acquire` whose task sleeps until it has its connection."""
-
-    __slots__ = ("signal",)
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
-        self.signal: asyncio.Future[None] = loop.create_future()
-
-    def wake(self) -> None:
-        if not self.signal.done():
-            self.signal.set_result(None)
-
-
-class ThreadWant(WantConn[C]):
-    """One `acquire` whose thread sleeps until it has its connection, on a lock of its own."""
-
-    __slots__ = ("signal",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.signal = threading.Lock()
-        self.signal.acquire()
-
-    def wake(self) -> None:
-        self.signal.release()

@@ -1,51 +1,29 @@
 """Driving a handler's coroutine from a worker's task, each step in the work's own context.
 
 What a worker's task runs: it waits until there is work, drives that to its end, and waits again. A coroutine whose first step
-ended in a wait, in `WorkerPool.start`, is driven on from there as in an ordinary task. It is all that is a coroutine of the
-worker pool, and never compiled: see `.ci/hatch_build.py`.
+ended in a wait, in `WorkerPool.start`, is driven on from there as in an ordinary task. All coroutines of the worker pool are
+here, since they are never compiled: see `.ci/hatch_build.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import sys
 from collections.abc import Awaitable, Callable, Generator
 from types import coroutine
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastserve.server.work import Work
     from fastserve.server.worker import Worker
 
-__all__ = ["DONE", "Work", "all_ended", "call_and_await", "drive_works"]
+__all__ = ["RETURNED", "all_ended", "call_and_await", "run_worker"]
 
-# What `next(steps, DONE)` gives when the coroutine has returned: no StopIteration is made, which costs as much as all the rest.
-DONE: Any = object()
+# What `next(steps, RETURNED)` gives at the coroutine's end: no StopIteration is made, which costs as much as all the rest.
+RETURNED: Any = object()
 
 # From 3.13 on, uncancel() takes back a cancellation that was not delivered yet.
 UNCANCEL_WITHDRAWS = sys.version_info >= (3, 13)
-
-
-class Work(Protocol):
-    """What a worker does: steps of a coroutine, then an end."""
-
-    failure: BaseException | None
-    """Set by the worker to what the coroutine raised, before the end; None before and otherwise."""
-    worker: Worker | None
-    """The worker that is busy with it, once it has waited."""
-    context: contextvars.Context | None
-    """Where each step runs: None takes a copy of the base context, and it stays for what follows on the same work."""
-
-    run: Callable[[Any], Awaitable[Any]]
-    """Called once with the work itself, when a worker begins; what it returns is stepped to its end."""
-
-    def ended(self) -> bool:
-        """The coroutine, which had waited, has returned or raised. True asks the same worker to run it again: `run`
-        is another function now, for a second phase in the same context. Must not raise.
-        """
-
-    def refused(self) -> None:
-        """No worker came free in time. Must not raise."""
 
 
 def call_and_await(handler: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
@@ -57,7 +35,7 @@ def call_and_await(handler: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], 
     return run
 
 
-async def drive_works(worker: Worker) -> None:
+async def run_worker(worker: Worker) -> None:
     """The task of `worker`, until it is retired."""
     pool = worker.pool
     while True:
@@ -110,7 +88,7 @@ def _drive(worker: Worker, work: Work, cancelled: asyncio.CancelledError | None)
         if cancelled is not None:
             raise cancelled  # before its first step: as a task, it never begins
         steps = work.run(work).__await__()
-        yielded = run(next, steps, DONE)
+        yielded = run(next, steps, RETURNED)
     else:
         yielded = worker.yielded
         worker.yielded = None
@@ -123,7 +101,7 @@ def _drive(worker: Worker, work: Work, cancelled: asyncio.CancelledError | None)
             except StopIteration:
                 return
     thrown: BaseException | None = None
-    while yielded is not DONE:
+    while yielded is not RETURNED:
         try:
             yield yielded
         except GeneratorExit as error:
@@ -134,7 +112,7 @@ def _drive(worker: Worker, work: Work, cancelled: asyncio.CancelledError | None)
         except BaseException as error:
             thrown = error
         if thrown is None:
-            yielded = run(next, steps, DONE)
+            yielded = run(next, steps, RETURNED)
         else:
             # Not in the `except` above: it would be the context of whatever the handler raises later in this step.
             try:

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from fastserve.server.driving import Work, drive_works
+from fastserve.server.driving import run_worker
 
 if TYPE_CHECKING:
+    from fastserve.server.work import Work
     from fastserve.server.workerpool import WorkerPool
 
 __all__ = ["Worker"]
@@ -22,12 +23,14 @@ class Worker:
     def __init__(self, pool: WorkerPool, number: int) -> None:
         self.pool = pool
         self.work: Work | None = None
+        """What it serves, or is about to."""
         self.steps: Generator[Any, None, Any] | None = None
         self.yielded: Any = None
+        """The coroutine that was adopted, and what it waits for: until the task goes on with it."""
         self.idle_since = 0.0
         self.parked: asyncio.Future[None] = pool.loop.create_future()
         """Done when this worker has something to do, or was cancelled while it had not."""
-        self.task = pool.loop.create_task(drive_works(self), name=f"fastserve-worker-{number}")
+        self.task = pool.loop.create_task(run_worker(self), name=f"fastserve-worker-{number}")
         # Not a `finally` in its coroutine: a task that is cancelled before its first step never runs its code.
         self.task.add_done_callback(self._task_ended)
 

@@ -27,7 +27,8 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 from fastserve.errors import WorkerPoolClosed
-from fastserve.server.driving import DONE, Work, all_ended
+from fastserve.server import driving
+from fastserve.server.work import Work
 from fastserve.server.worker import Worker
 
 __all__ = ["CANCEL_TIMEOUT", "WorkerPool"]
@@ -35,11 +36,11 @@ __all__ = ["CANCEL_TIMEOUT", "WorkerPool"]
 CANCEL_TIMEOUT: Final = 5.0
 """Seconds that a cancelled handler has to clean up."""
 
-# At hand when the module is compiled: the name of a builtin, or of another module, is looked up at each use.
+# At hand when the module is compiled: a builtin, or a name of another module, is looked up at each use.
 NEXT: Final = next
 ENTER_TASK: Final = _enter_task
 LEAVE_TASK: Final = _leave_task
-RETURNED: Final = DONE
+RETURNED: Final = driving.RETURNED
 
 
 class WorkerPool:
@@ -212,4 +213,4 @@ class WorkerPool:
                 worker.parked.set_result(None)
         for worker in self._all.difference(ready):
             worker.cancel()
-        return all_ended(self.tasks, timeout)
+        return driving.all_ended(self.tasks, timeout)

@@ -156,6 +156,10 @@ SAMPLES: dict[str, bytes] = {
     "junk after a request": GET + b"\x00\x01\x02",
     "junk after a body": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nxyz\r\n\r\n",
     "bare LF": b"GET / HTTP/1.1\nHost: a\n\n",
+    "LF in the target": b"GET /a\nb:c HTTP/1.1\r\nHost: a\r\n\r\n" + GET,
+    "LF in the target, and a field that it would hide": b"GET /a\nX:evil HTTP/1.1\r\nX: real\r\nHost: a\r\n\r\n" + GET,
+    "LF in the target, HTTP/1.0": b"GET /a\nb:c HTTP/1.0\r\n\r\n" + GET,
+    "LF in the target behind a blank line": b"\r\nGET /a\nb:c HTTP/1.1\r\nHost: a\r\n\r\n",
     "no Host": b"GET / HTTP/1.1\r\n\r\n" + GET,
     "two lengths": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello" + GET,
     "both framings": CHUNKED[:-2] + b"Content-Length: 5\r\n\r\n0\r\n\r\n" + GET,
@@ -167,6 +171,13 @@ SAMPLES: dict[str, bytes] = {
     b"Content-Length: 27\r\n\r\n" + GET,
 }
 samples = pytest.mark.parametrize("data", SAMPLES.values(), ids=SAMPLES.keys())
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLES if name.startswith("LF in")])
+def test_no_line_feed_in_a_target(name: str) -> None:
+    """llhttp takes it for the end of an HTTP/0.9 line, and the rest of the line for a header."""
+    assert whole(SAMPLES[name]).refusal == 400
+    assert whole(SAMPLES[name]).requests == ()
 
 
 # What a request becomes

@@ -153,7 +153,9 @@ def test_damaged_input_is_judged_alike_with_a_memory(data: bytes, draw: st.DataO
     memory = warmed(data)
     place = draw.draw(st.integers(0, len(data)))
     inserted = draw.draw(
-        st.sampled_from([b"", b"\r", b"\n", b"\r\n", b" ", b"\x00", b":", b",", b"0", b"\xff", b"#", b"a"])
+        st.sampled_from(
+            [b"", b"\r", b"\n", b"\n:", b"\nb:c", b"\r\n", b" ", b"\x00", b":", b",", b"0", b"\xff", b"#", b"a"]
+        )
     )
     removed = draw.draw(st.integers(0, 2))
     damaged = data[:place] + inserted + data[place + removed :]
@@ -219,6 +221,32 @@ def test_the_last_head_is_no_excuse_for_a_longer_or_a_shorter_one() -> None:
         assert parse(parser, [data]).verdict == parse(new_parser(), [data]).verdict
 
 
+def test_limits_hold_for_the_last_head() -> None:
+    parser = new_parser(warmed(POST))
+    assert len(parse(parser, [POST * 2]).requests) == 2
+    parser.max_body_size = 2
+    assert parse(parser, [POST]).refusal == 413
+
+
+@pytest.mark.parametrize("option", ["stops_at_head", "streams"])
+def test_a_parser_that_stops_at_heads_does_so_at_the_last_one(option: str) -> None:
+    parser = new_parser(warmed(POST))
+    parser = type(parser)(parser.request, warmed(POST), 1024, 10, 1024, **{option: True})
+    for _ in range(2):
+        assert parser.feed(POST) == len(POST) - 3
+        assert parser.state is ParserState.LENGTH
+        assert parser.feed(POST, len(POST) - 3) == len(POST)
+
+
+@pytest.mark.parametrize(("size", "kept"), [(1024, True), (1025, False)])
+def test_the_last_head_is_bounded(size: int, kept: bool) -> None:
+    head = b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n" % (b"x" * (size - len(GET)))
+    assert len(head) == size
+    parser = new_parser(warmed(GET))
+    assert len(parse(parser, [head]).requests) == 1
+    assert (parser._last_bytes == head) is kept
+
+
 def test_a_body_that_reads_as_the_last_head_is_a_body() -> None:
     memory = warmed(GET)
     parser = new_parser(memory)
@@ -237,6 +265,6 @@ def test_damaged_input_behind_what_came_last_is_judged_alike(data: bytes, draw: 
     before = parse(parser, [data])
     assume(before.refusal is None and parser.untouched and before.requests[-1].keep_alive)
     place = draw.draw(st.integers(0, len(data)))
-    damaged = data[:place] + draw.draw(st.sampled_from([b"", b"\r\n", b" ", b"\x00", b"a"])) + data[place:]
+    damaged = data[:place] + draw.draw(st.sampled_from([b"", b"\r\n", b"\nb:c", b" ", b"\x00", b"a"])) + data[place:]
     places = draw.draw(st.sets(st.integers(1, max(len(damaged) - 1, 1)), max_size=2))
     assert parse(parser, cut(damaged, places)).verdict == parse(new_parser(), [damaged]).verdict

@@ -892,6 +892,25 @@ def test_close_ends_every_task_and_refuses_what_waits(run: Run) -> None:
     run(main())
 
 
+def test_close_is_done_at_the_call_and_its_wait_when_it_is_awaited(run: Run) -> None:
+    async def main() -> None:
+        pool = new_pool(concurrency=1, max_worker_wait=5.0)
+        busy, waiting = FakeWork(Gate()), FakeWork(quick)
+        await start(pool, busy)
+        await start(pool, waiting)
+        ending = pool.close()
+        assert pool.closed
+        assert waiting.ends == ["refused"]
+        with pytest.raises(WorkerPoolClosed):
+            start_now(pool, FakeWork(quick))
+        assert len(pool.tasks) == 1
+        assert await ending == 0
+        assert busy.ends == ["ended"]
+        assert isinstance(busy.failure, asyncio.CancelledError)
+
+    run(main())
+
+
 def test_close_waits_for_workers_that_were_just_reaped(run: Run) -> None:
     async def main() -> None:
         pool = new_pool()
