@@ -29,7 +29,6 @@ Invariants (tests/http1/test_parser.py):
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Final
@@ -59,13 +58,21 @@ NO_CHUNKS: Final = ChunkScanner()
 """In the place of a body's, so that parsers that are kept for later are small."""
 LF: Final = 0x0A
 
-# An origin-form target of the bytes that llhttp takes for one, without a fragment (RFC 9112 3.2).
-is_plain_target: Final = re.compile(rb"/[\x21\x22\x24-\x7e]*\Z").match
 # HEAD is not among them: its response is not framed as the others are.
 PLAIN_METHODS: Final = {token: method for token, method in METHODS.items() if method != "HEAD"}
 
 # Pieces of a body held before they become one: a piece of two bytes costs fifty, and a client chooses their size.
 MAX_SMALL_PARTS: Final = 1024
+
+
+def is_plain_target(target: bytes) -> bool:
+    """True for an origin-form target of the bytes that llhttp takes for one, without a fragment (RFC 9112 3.2).
+
+    `target` has no space. (A regular expression of the same meaning costs three times as much.)
+    """
+    return (
+        target[:1] == b"/" and target.isascii() and (text := target.decode("ascii")).isprintable() and "#" not in text
+    )
 
 
 class ParserState(enum.Enum):
@@ -101,6 +108,7 @@ class RequestParser:
         "_blocks",
         "_chunks",
         "_feed",
+        "_last_block",
         "_last_bytes",
         "_last_head",
         "_last_method",
@@ -148,7 +156,8 @@ class RequestParser:
         self._open: list[None] = [None]  # emptied by llhttp when a message is complete; a second time raises
         self._feed = self._new_feed()
         self._last_bytes: bytes | None = None
-        """The last head that was taken from memory, whole, and what it said."""
+        """The last head that was taken from memory, whole; and what it said, in words and together."""
+        self._last_block: bytes | None = None
         self._last_method = "GET"
         self._last_target = b"/"
         self._last_head = NO_HEAD
@@ -201,7 +210,7 @@ class RequestParser:
                 try:
                     if data[-1] == LF and size <= LEARNED_BLOCK and not start:
                         method_token, target, block = data.split(b" ", 2)
-                        known = self._blocks.get(block)
+                        known = self._last_head if block == self._last_block else self._blocks.get(block)
                     if known is None:
                         found = (data.find(END_OF_HEAD, start) if start else data.find(END_OF_HEAD)) + 4
                         if found < 4 or found > start + LEARNED_BLOCK:
@@ -211,7 +220,7 @@ class RequestParser:
                         end = found
                         whole = data[start:end]
                         method_token, target, block = whole.split(b" ", 2)
-                        known = self._blocks.get(block)
+                        known = self._last_head if block == self._last_block else self._blocks.get(block)
                         if known is None:
                             return self._feed_head(data, start, end, [method_token, target, block])
                     method = PLAIN_METHODS[method_token]
@@ -220,7 +229,8 @@ class RequestParser:
                 if not is_plain_target(target) or end - start > self.max_header_size:
                     return self._feed_head(data, start, end)
                 head = known
-                self._last_bytes, self._last_method, self._last_target, self._last_head = whole, method, target, head
+                self._last_bytes, self._last_method, self._last_target = whole, method, target
+                self._last_block, self._last_head = block, head
             request = self.request
             length = head.content_length
             if not length:
