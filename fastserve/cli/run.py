@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
+import os
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from fastserve.cli.options import (
 )
 from fastserve.errors import ConfigError
 from fastserve.server.config import ServerConfig
+from fastserve.server.memory import keep_freed_memory
 from fastserve.server.server import Server
 
 __all__ = ["run"]
@@ -164,6 +166,7 @@ def run(
             _say(f"serving {app} on {url} ({made_by}, {_KINDS[server.kind]}). Ctrl-C stops.")
         watchers.append(asyncio.ensure_future(tell_of_the_drain(server)))
 
+    keep_freed_memory(os.environ)
     report = Server(handler, config, inline=inline).run(
         **where, loop=loop, shutdown_timeout=shutdown_timeout, on_started=announce
     )

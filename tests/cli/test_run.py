@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -165,6 +165,7 @@ class NotingServer:
 
     made: dict[str, Any]
     ran: dict[str, Any]
+    freed: ClassVar[list[Any]] = []
     report = ShutdownReport()
 
     def __init__(self, handler: Callable[[Any], Any], config: ServerConfig, *, inline: bool) -> None:
@@ -178,6 +179,7 @@ class NotingServer:
 @pytest.fixture
 def noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[NotingServer]]:
     monkeypatch.setattr("fastserve.cli.run.Server", NotingServer)
+    monkeypatch.setattr("fastserve.cli.run.keep_freed_memory", NotingServer.freed.append)
     monkeypatch.setattr(sys, "path", sys.path[:])
     for name in [name for name in os.environ if name.startswith("FASTSERVE_")]:
         monkeypatch.delenv(name)
@@ -196,6 +198,7 @@ def test_without_options_the_defaults_are_those_of_the_library(noted: type[Notin
     assert _run() == 0
     assert noted.made["config"] == ServerConfig()
     assert noted.made["inline"] is False
+    assert noted.freed.pop() is os.environ
     assert noted.ran.pop("on_started")
     assert noted.ran == {
         "host": "127.0.0.1",

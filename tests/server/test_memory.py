@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
+import subprocess
 import sys
 
 import pytest
 
 from fastserve.server.ctx import RequestCtx
-from fastserve.server.memory import RELEASES, REST, SURGE, SurgeWatch
+from fastserve.server.memory import RELEASES, REST, SURGE, SurgeWatch, keep_freed_memory
 from fastserve.testing import MemoryServer
 from tests.server.clients import GET, Run, turns
 
@@ -99,3 +100,38 @@ def test_what_has_grown_with_the_connections_shrinks(run: Run) -> None:
             assert server.service.contexts == []
 
     run(main())
+
+
+# What is kept for the next large body
+
+FAULTS = """
+import resource, sys
+from fastserve.server.memory import keep_freed_memory
+print(keep_freed_memory({} if sys.argv[1] == "kept" else {"MALLOC_ARENA_MAX": "1"}))
+def bodies():
+    for _ in range(50):
+        bodies = [b"x" * 262_144 for _ in range(16)]
+bodies()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+bodies()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how: str) -> tuple[str, int]:
+    command = [sys.executable, "-c", FAULTS, how]
+    said, count = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    return said, int(count)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
+def test_large_bodies_find_their_pages_again() -> None:
+    left, many = faults("left alone")
+    kept, few = faults("kept")
+    assert (left, kept) == ("False", "True")
+    assert few < 100 < 10_000 < many  # of 51 200 pages that are written
+
+
+@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
+def test_who_has_tuned_malloc_is_left_alone(name: str) -> None:
+    assert not keep_freed_memory({"PATH": "/bin", name: "1"})
