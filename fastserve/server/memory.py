@@ -32,7 +32,7 @@ INTERPRETERS_OWN = 1000
 """Objects that the interpreter may have frozen itself: CPython 3.12 begins with 375. A program freezes all it has, thousands."""
 
 
-KEPT_PIECE = 1024 * 1024
+KEPT_PIECE = 4 * 1024 * 1024
 """Pieces of memory up to so many bytes are kept in the process when they are freed (glibc's M_MMAP_THRESHOLD, -3)."""
 KEPT_TOP = 16 * 1024 * 1024
 """And as much free memory at the end of the heap (glibc's M_TRIM_THRESHOLD, -1)."""
