@@ -31,6 +31,7 @@ REQUIREMENTS = ["mypy==2.4.1", "setuptools>=70"]
 MODULES = [
     "fastserve/client/connection.py",
     "fastserve/client/encoder.py",
+    "fastserve/client/exchange.py",
     "fastserve/client/response.py",
     "fastserve/client/turn.py",
     "fastserve/client/watch.py",
@@ -43,6 +44,7 @@ MODULES = [
     "fastserve/http1/response.py",
     "fastserve/http1/response_head.py",
     "fastserve/http1/response_parser.py",
+    "fastserve/pool/aio.py",
     "fastserve/pool/books.py",
     "fastserve/pool/conn.py",
     "fastserve/pool/core.py",

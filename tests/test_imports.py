@@ -28,7 +28,7 @@ BELOW: dict[str, frozenset[str]] = {
 }
 MAY_IMPORT_EVERYTHING = frozenset({"cli", "__main__"})
 PURE = frozenset({"errors", "options", "http1", "pool"})
-SHELLS = frozenset({"fastserve.pool.aio", "fastserve.pool.sleeping", "fastserve.pool.threads"})
+SHELLS = frozenset({"fastserve.pool.aio", "fastserve.pool.sleeping", "fastserve.pool.threads", "fastserve.pool.waits"})
 """What carries out the decisions of a pure part next to it; the only modules of such a part that do I/O."""
 INPUT_OUTPUT = frozenset(
     {"asyncio", "socket", "socketserver", "selectors", "select", "ssl", "uvloop", "_socket", "threading"}

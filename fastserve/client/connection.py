@@ -54,7 +54,6 @@ class ClientConnection(asyncio.Protocol):
         "_told",
         "_transport",
         "_unsent",
-        "_waiter",
         "_watch",
         "_write_paused",
         "_write_timeout",
@@ -69,6 +68,7 @@ class ClientConnection(asyncio.Protocol):
         "phase",
         "pooled",
         "spoiled",
+        "waiter",
         "wrote",
     )
 
@@ -111,7 +111,8 @@ class ClientConnection(asyncio.Protocol):
         """When the wait under way is given up; and when the request is, which is never sooner."""
         self.interrupt: Callable[[], None] | None = None
         """While the holder waits for its own body to send: what ends that wait when there is no need to send."""
-        self._waiter: asyncio.Future[None] | None = None  # the holder's
+        self.waiter: asyncio.Future[None] | None = None
+        """What the holder waits for, or waited for last."""
         self._streams = False
         self._told = False
         self._reading_paused = self._write_paused = False
@@ -120,23 +121,26 @@ class ClientConnection(asyncio.Protocol):
     # For the holder
 
     def send(
-        self, answer: asyncio.Future[None], method: str, data: bytes, streams: bool, limit: float, now: float
-    ) -> None:
-        """Write a whole request. `answer` is done when the response is there, or its head if it `streams`.
+        self, answer: asyncio.Future[None] | None, method: str, data: bytes, streams: bool, limit: float, now: float
+    ) -> asyncio.Future[None]:
+        """Write a whole request. Returns `answer`, made here if there is none, which is done when the response is there, or
+        its head if it `streams`. It stays at hand as `waiter`.
 
         `limit` is when the request is given up, whatever it waits for.
         """
+        if answer is None:
+            answer = self.loop.create_future()
+        self.waiter = answer
         if streams is not self._streams:
             self._set_streams(streams)
         self.parser.begin(method)
         self.phase = HEAD
-        self._waiter = answer
         if self.spoiled:  # also by unasked bytes: what follows them would be taken for the response
             self.wrote = False
             answer.set_exception(
                 self.error or ClosedBeforeResponse("the connection was closed before the request was written")
             )
-            return
+            return answer
         self.wrote = True
         self._transport.write(data)
         self.limit = limit
@@ -145,6 +149,7 @@ class ClientConnection(asyncio.Protocol):
         watch = self._watch
         if until < watch.armed_at:
             watch.arm(until)
+        return answer
 
     def begin(self, method: str, streams: bool, limit: float) -> None:
         """A request comes, in several `write`s and a `sent`; `answered` says when there is no need to go on."""
@@ -222,12 +227,12 @@ class ClientConnection(asyncio.Protocol):
         return self._wait()
 
     def _wait(self) -> asyncio.Future[None]:
-        waiter = self._waiter = self.loop.create_future()
+        waiter = self.waiter = self.loop.create_future()
         return waiter
 
     def waited(self) -> None:
         """One of those is over, or its task was cancelled."""
-        self._waiter = None
+        self.waiter = None
 
     def stream_begins(self) -> None:
         """The head is there; the body's time runs while it is waited for, and not while its reader is busy."""
@@ -237,8 +242,8 @@ class ClientConnection(asyncio.Protocol):
     def leave(self) -> None:
         """The holder gives up: nobody looks at what it waited for, which therefore must not end with an error."""
         self.deadline = math.inf
-        if self._waiter is not None:
-            self._waiter.cancel()
+        if self.waiter is not None:
+            self.waiter.cancel()
 
     @property
     def reusable(self) -> bool:
@@ -290,7 +295,7 @@ class ClientConnection(asyncio.Protocol):
         except ClientError as error:
             self._fail(error)
             return
-        waiter = self._waiter
+        waiter = self.waiter
         if parser.state is COMPLETE:
             if position < len(data):
                 self.spoil()
@@ -367,7 +372,7 @@ class ClientConnection(asyncio.Protocol):
         self._wake()
 
     def _wake(self) -> None:
-        waiter = self._waiter
+        waiter = self.waiter
         if waiter is None or waiter.done():
             if self.interrupt is not None and self.answered:
                 self.interrupt()

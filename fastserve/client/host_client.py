@@ -20,10 +20,11 @@ from types import TracebackType
 from typing import Any
 
 from fastserve.client import waits
-from fastserve.client.base import MAX_REDIRECTS, SWITCHING_PROTOCOLS, BaseClient, check_switch, time_limit
+from fastserve.client.base import MAX_REDIRECTS, BaseClient, time_limit
 from fastserve.client.connection import ClientConnection
 from fastserve.client.dialing import Dialer
 from fastserve.client.encoder import BodyFramer
+from fastserve.client.exchange import Exchanges
 from fastserve.client.options import ClientOptions
 from fastserve.client.reader import BodyReader
 from fastserve.client.request import ClientRequest
@@ -74,7 +75,7 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
             attach=self._attach,
             clock=self._clock,
         )
-        self._take_idle = self._pool.take_idle
+        self._exchanges = Exchanges(self._pool)
         self._watch = Watch(lambda: self._clock())
         self._connections = self._watch.connections
         self._streams = given.stream_response_body
@@ -94,50 +95,45 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
     async def _do(
         self, request: ClientRequest, timeout: float | None, deadline: float | None, streams: bool
     ) -> ClientResponse:
-        # Taken out of self before they are called: a call of an attribute that is no method is looked up at length.
-        clock, take_idle = self._clock, self._take_idle
+        clock = (
+            self._clock
+        )  # taken out of self before it is called: an attribute that is no method is looked up at length
         started = self._last_use_time = clock()
         limit = inf if timeout is None and deadline is None else time_limit(started, timeout, deadline)
+        method = request.method
         head = content = None
-        closes = False
+        whole, closes = True, False
         if request._headers is None and not request.content and request.stream is None and request.origin is None:
-            head = self._plain_heads.get((request.method, request.target))
+            head = self._plain_heads.get((method, request.target))
         if head is None:
             head, content = self._encoder.encode(request)
+            whole = not content and request.stream is None
             closes = request._headers is not None and asks_to_close(request._headers)
         attempt = 1
-        now = started
         turn: Turn | None = None
+        answer: asyncio.Future[None] | None = None  # to a request that is on its way
         pooled: Pooled | None = None  # what is held
         try:
-            pooled = take_idle(started)
-            if pooled is None:
-                left = None if limit is inf else limit - started
-                if (
-                    content
-                    or request.stream is not None
-                    or not self._at_once
-                    or request.method not in IDEMPOTENT_METHODS
-                ):
-                    pooled = await self._pool.acquire(left)
-                    now = clock()
-                else:
-                    turn = Turn(self._pool, clock, request.method, head, streams, limit)
-                    self._pool.enqueue(turn, started, left)
+            if whole and (pooled := self._exchanges.begin(method, head, streams, limit, started)) is not None:
+                answer = pooled.conn.waiter
+            elif whole and self._at_once and method in IDEMPOTENT_METHODS:
+                turn = Turn(self._pool, clock, method, head, streams, limit)
+                answer = turn.answer
+                self._pool.enqueue(turn, started, None if limit is inf else limit - started)
+            else:
+                pooled = await self._pool.acquire(None if limit is inf else limit - started)
             while True:
                 try:
-                    if turn is not None:
-                        await turn.answer
-                        pooled, turn = turn.given, None
-                        break
-                    assert pooled is not None
-                    conn = pooled.conn
-                    if content or request.stream is not None:
-                        await self._send_in_parts(conn, request, head, content, streams, limit)
-                    else:
-                        answer = conn.loop.create_future()
-                        conn.send(answer, request.method, head, streams, limit, now)
+                    if answer is not None:
                         await answer
+                        if turn is not None:
+                            pooled, turn = turn.given, None
+                    elif whole:
+                        assert pooled is not None
+                        await pooled.conn.send(None, method, head, streams, limit, clock())
+                    else:
+                        assert pooled is not None
+                        await self._send_in_parts(pooled.conn, request, head, content, streams, limit)
                     break
                 except ClientError as error:
                     if turn is not None:
@@ -148,25 +144,17 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
                     now = clock()
                     if not self._may_retry(error, request, attempt, conn.wrote, conn.parser.started, now, limit):
                         raise
+                answer = None
                 attempt += 1
                 pooled = await self._pool.redial(pooled, None if limit is inf else limit - now)
-                now = clock()
             assert pooled is not None
-            conn = pooled.conn
-            parser = conn.parser
             if closes:  # also if the response did not say so (RFC 9112 9.6)
-                conn.spoil()
+                pooled.conn.spoil()
             if streams:
                 response = self._streamed(request, pooled, started)
                 pooled = None
                 return response
-            response = ClientResponse(parser.head, parser.take_body(), parser.trailer_fields)
-            if parser.keep_alive and not conn.spoiled:
-                self._pool.release(pooled)
-            else:
-                if parser.head.status == SWITCHING_PROTOCOLS:
-                    check_switch(request)
-                self._pool.discard(pooled)
+            response = self._exchanges.end(pooled, request)
             pooled = None
             if self._decodes and response.body:
                 response.decode_content(self.options.max_response_body_size)
@@ -179,13 +167,13 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
             if pooled is not None:
                 # Looked at here, where it costs nothing while all is well: a future of another loop can't be awaited.
                 if type(error) is RuntimeError and self._watch.loop is not asyncio.get_running_loop():
-                    pooled.conn.call_soon(self._give_up, pooled)
+                    pooled.conn.call_soon(self._exchanges.give_up, pooled)
                     raise PoolError(
                         "this client belongs to another event loop: make one client per loop; the request may be sent",
                         phase="write",
                         elapsed=self._clock() - started,
                     ) from error
-                self._give_up(pooled)
+                self._exchanges.give_up(pooled)
             if isinstance(error, ClientError):
                 raise self._told(error, self._clock() - started, attempt) from error.__cause__
             raise
@@ -305,10 +293,6 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
             lambda: self._clock() - started,
         )
         return response
-
-    def _give_up(self, pooled: Pooled) -> None:
-        pooled.conn.leave()
-        self._pool.discard(pooled)
 
     def _attach(self, pooled: Pooled) -> None:
         pooled.conn.pooled = pooled

@@ -24,29 +24,31 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from fastserve.errors import DialError, PoolError
+from fastserve.pool import waits
 from fastserve.pool.actions import AbandonDial, Actions, Attach, Close, Dial, Probe, Reset, Wake
 from fastserve.pool.conn import PooledConn
 from fastserve.pool.core import PoolCore
-from fastserve.pool.dials import DialTicket, redial_timeout
+from fastserve.pool.dials import DialTicket
 from fastserve.pool.events import PoolEvent
+from fastserve.pool.lease import Lease
 from fastserve.pool.options import PoolOptions
-from fastserve.pool.sleeping import LoopWant
 from fastserve.pool.stats import PoolStats
 from fastserve.pool.total import TotalLimits
 from fastserve.pool.want import WantConn, WantState
 
-__all__ = ["ConnPool", "Lease"]
+__all__ = ["ConnPool"]
 
 logger = logging.getLogger("fastserve")
 
 C = TypeVar("C")
 
 # As globals: an attribute of an enum class is looked up through its metaclass.
-WAITING, FAILED = WantState.WAITING, WantState.FAILED
-TICK = 0.01
+WAITING: Final = WantState.WAITING
+FAILED: Final = WantState.FAILED
+TICK: Final = 0.01
 """Seconds between two sweeps at least: how late a deadline may be noticed."""
 
 
@@ -60,15 +62,11 @@ class ConnPool(Generic[C]):
     """
 
     __slots__ = (
-        "__weakref__",
         "_after",
         "_armed_at",
         "_attach",
-        "_clock",
         "_close",
         "_context",
-        "_core",
-        "_dial",
         "_dials",
         "_drained",
         "_idle_duration",
@@ -77,6 +75,9 @@ class ConnPool(Generic[C]):
         "_swept_at",
         "_tasks",
         "_timer",
+        "clock",
+        "core",
+        "dial",
         "take_idle",
     )
 
@@ -91,15 +92,16 @@ class ConnPool(Generic[C]):
         total: TotalLimits | None = None,
         after: Callable[[], None] | None = None,
     ) -> None:
-        self._core: PoolCore[C] = PoolCore(options, total=total, attach=attach is not None)
-        self.take_idle = self._core.take_idle
+        self.core: PoolCore[C] = PoolCore(options, total=total, attach=attach is not None)
+        """The books, for those that look: conns, waiting, options. To be changed through the pool alone."""
+        self.take_idle = self.core.take_idle
         """`acquire_nowait` for callers that have just read the clock: ``take_idle(now)``."""
-        self._dial = dial
+        self.dial = dial
         self._close = close
         self._attach = attach
-        self._clock = clock
-        self._on_event = self._core.options.on_event
-        self._idle_duration = self._core.options.max_idle_conn_duration or math.inf
+        self.clock = clock
+        self._on_event = self.core.options.on_event
+        self._idle_duration = self.core.options.max_idle_conn_duration or math.inf
         self._after = after
         """Called when the books may have changed in a way that other pools of a map feel."""
         self._context = contextvars.copy_context()
@@ -110,7 +112,7 @@ class ConnPool(Generic[C]):
         self._dials: dict[DialTicket, asyncio.Task[C]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._drained: asyncio.Future[None] | None = None
-        if self._core.options.min_idle_conns:
+        if self.core.options.min_idle_conns:
             try:
                 asyncio.get_running_loop()
             except RuntimeError:
@@ -122,13 +124,13 @@ class ConnPool(Generic[C]):
 
     def acquire_nowait(self) -> PooledConn[C] | None:
         """A connection that is ready this instant, or None: then await `acquire`, which tests, dials and waits."""
-        return self._core.take_idle(self._clock())
+        return self.core.take_idle(self.clock())
 
     def release(self, pooled: PooledConn[C]) -> None:
         """Give a connection back: to the first waiter, or to the idle list. Raises `PoolError` when it is not held."""
-        clock = self._clock  # not called as self._clock(): an attribute that is no method is looked up at length
+        clock = self.clock  # not called as self.clock(): an attribute that is no method is looked up at length
         now = clock()
-        result = self._core.release(pooled, now)
+        result = self.core.release(pooled, now)
         if result:
             if isinstance(result, WantConn):
                 result.wake()
@@ -139,30 +141,18 @@ class ConnPool(Generic[C]):
 
     # --- everything else
 
-    async def acquire(self, timeout: float | None = None) -> PooledConn[C]:
+    def acquire(self, timeout: float | None = None) -> Coroutine[Any, Any, PooledConn[C]]:
         """A connection, within `timeout` seconds of the caller's own. Give it back with `release` or `discard`, once.
 
         Raises `NoFreeConns`, `RequestTimeout` (the caller's time was the shorter), `DialError`, `PoolClosed`.
         """
-        now = self._clock()
-        pooled = self.take_idle(now)
-        if pooled is not None:
-            return pooled
-        want: LoopWant[C] = LoopWant(self.running_loop())
-        self.enqueue(want, now, timeout)
-        if want.state is WAITING:
-            try:
-                await want.signal
-            except BaseException:
-                self.cancel(want)
-                raise
-        return self.collect(want)
+        return waits.acquire(self, timeout)
 
     def enqueue(self, want: WantConn[C], now: float, timeout: float | None = None) -> None:
         """`acquire` for callers that do not sleep: `want.wake` is called when it is settled, maybe before this returns,
         maybe twice; then it is to be collected, or cancelled.
         """
-        actions = self._core.acquire(want, now, timeout)
+        actions = self.core.acquire(want, now, timeout)
         if actions or self._after is not None:
             self._carry_out(actions)  # may settle it: a test that ends at once
         elif want.deadline < self._armed_at:
@@ -177,13 +167,13 @@ class ConnPool(Generic[C]):
         """What an enqueued `want` got, once it is settled: raises what `acquire` does."""
         if self._on_event is not None:
             self._tell(PoolEvent("failed" if want.error else "served", error=want.error))
-        return self._core.collect(want)
+        return self.core.collect(want)
 
     def cancel(self, want: WantConn[C]) -> None:
         """Whoever enqueued `want` has gone away. Also when it was woken in the same tick: what it was given goes to the
         next (aiohttp#9670).
         """
-        actions = self._core.cancel(want, self._clock())
+        actions = self.core.cancel(want, self.clock())
         if actions:
             self._carry_out(actions)
 
@@ -195,25 +185,20 @@ class ConnPool(Generic[C]):
 
     def discard(self, pooled: PooledConn[C]) -> None:
         """Close a connection instead of giving it back. Raises `PoolError` when it is not held."""
-        self._carry_out(self._core.discard(pooled, self._clock()))
+        self._carry_out(self.core.discard(pooled, self.clock()))
 
-    async def redial(self, pooled: PooledConn[C], timeout: float | None = None) -> PooledConn[C]:
+    def redial(self, pooled: PooledConn[C], timeout: float | None = None) -> Coroutine[Any, Any, PooledConn[C]]:
         """A fresh connection for the one holder of a connection that died, in the same slot: hold what is returned.
 
         It is dialled once, in the caller's task, within `dial_timeout` and the caller's own `timeout` seconds. Raises
         `DialError`, `RequestTimeout` and `PoolClosed`; then `pooled` is still held, and to be discarded.
         """
-        started = self._clock()
-        bound = self._core.options.dial_timeout
+        return waits.redial(self, pooled, timeout)
+
+    def replace(self, pooled: PooledConn[C], conn: C) -> PooledConn[C]:
+        """The second half of `redial`: `conn` takes the place of `pooled`, or is closed."""
         try:
-            async with asyncio.timeout(bound if timeout is None else min(bound, timeout)) as limit:
-                conn = await self._dial()
-        except TimeoutError as error:
-            if isinstance(error, PoolError) or not limit.expired():
-                raise
-            raise redial_timeout(self._clock() - started, bound, timeout) from None
-        try:
-            fresh, actions = self._core.replace(pooled, conn, self._clock())
+            fresh, actions = self.core.replace(pooled, conn, self.clock())
         except PoolError:
             self._close_conn(conn)
             raise
@@ -224,89 +209,74 @@ class ConnPool(Generic[C]):
         """For the connection's owner: the peer closed it, or sent bytes that nobody asked for. Idle, it leaves the pool
         at once; held, it is closed on release. May be called more than once.
         """
-        self._carry_out(self._core.lost(pooled, self._clock()))
+        self._carry_out(self.core.lost(pooled, self.clock()))
 
     def set_max_conns(self, max_conns: int) -> None:
         """Change the limit. Raised, waiters are served; lowered, idle connections close now and held ones on release."""
-        self._carry_out(self._core.set_limits(self._clock(), max_conns=max_conns))
+        self._carry_out(self.core.set_limits(self.clock(), max_conns=max_conns))
 
     def close_idle_connections(self) -> None:
         """Close the connections that nobody holds."""
-        self._carry_out(self._core.close_idle(self._clock()))
+        self._carry_out(self.core.close_idle(self.clock()))
 
     def stats(self) -> PoolStats:
-        return self._core.stats()
+        return self.core.stats()
 
     @property
     def closed(self) -> bool:
-        return self._core.closed
+        return self.core.closed
 
-    @property
-    def core(self) -> PoolCore[C]:
-        """The books, for those that look: conns, waiting, options. To be changed through the pool alone."""
-        return self._core
-
-    async def aclose(self, timeout: float | None = None) -> int:
+    def aclose(self, timeout: float | None = None) -> Coroutine[Any, Any, int]:
         """Close the pool: waiters get `PoolClosed`, idle connections close, and held ones as they are released.
 
         After `timeout` seconds (None: no limit) those still held are closed under their holders, who may still release
         them. Returns how many that were. When it returns, nothing of the pool runs any more.
         """
-        loop = self.running_loop()
-        self.start_closing()
-        cut = 0
-        try:
-            async with asyncio.timeout(timeout):
-                while self._core.conns:
-                    if self._drained is None:
-                        self._drained = loop.create_future()
-                    await asyncio.shield(self._drained)  # several may wait for it
-        except TimeoutError:
-            pass
-        finally:
-            cut = self.cut()
-        tasks: list[asyncio.Task[Any]] = [*self._dials.values(), *self._tasks]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=self._core.options.dial_timeout)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late, timeout=self._core.options.dial_timeout)
-        return cut
+        return waits.close(self, timeout)
 
     def start_closing(self) -> None:
         """The first half of `aclose`: nothing new, and nothing idle."""
-        self._carry_out(self._core.close(self._clock()))
+        self._carry_out(self.core.close(self.clock()))
 
     def cut(self) -> int:
         """The second half: close what is still held under its holders, and say how many that were."""
-        held = self._core.conns
-        self._carry_out(self._core.close_held(self._clock()))
+        held = self.core.conns
+        self._carry_out(self.core.close_held(self.clock()))
         self._disarm()
         return held
 
-    async def __aenter__(self) -> ConnPool[C]:
-        self.running_loop()
-        self.sweep()
-        return self
+    def drained(self) -> asyncio.Future[None] | None:
+        """Done when the last connection is closed; None when there is none. To be shielded: there is one for all."""
+        if not self.core.conns:
+            return None
+        if self._drained is None:
+            self._drained = self.running_loop().create_future()
+        return self._drained
 
-    async def __aexit__(
+    def tasks(self) -> list[asyncio.Task[Any]]:
+        """What the pool runs now: dials, tests, resets and closings."""
+        return [*self._dials.values(), *self._tasks]
+
+    def __aenter__(self) -> Coroutine[Any, Any, ConnPool[C]]:
+        return waits.opened(self)
+
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose(0 if error is not None else None)
+    ) -> Coroutine[Any, Any, None]:
+        return waits.left(self, 0 if error is not None else None)
 
     def sweep(self) -> None:
         """Do now what the timer would: end waits, idle times, lifetimes and dials that have run out; keep up idle ones."""
-        self._swept_at = self._clock()
-        self._carry_out(self._core.tick(self._swept_at))
+        self._swept_at = self.clock()
+        self._carry_out(self.core.tick(self._swept_at))
 
     def pump(self) -> None:
         """Room was made in another pool of the map."""
-        self._carry_out(self._core.pump(self._clock()))
+        self._carry_out(self.core.pump(self.clock()))
 
     def evict(self, pooled: PooledConn[C]) -> None:
         """Close one idle connection, to make room in another pool of the map."""
-        self._carry_out(self._core.evict(pooled, self._clock()))
+        self._carry_out(self.core.evict(pooled, self.clock()))
 
     # --- carrying out
 
@@ -317,13 +287,13 @@ class ConnPool(Generic[C]):
                 action[0].wake()  # type: ignore[union-attr]
             else:
                 self._do(action)
-        wake = self._core.next_wake()
+        wake = self.core.next_wake()
         if wake is None:
-            if not self._core.conns:
+            if not self.core.conns:
                 self._disarm()
         elif wake < self._armed_at:
             self._arm()
-        if self._drained is not None and not self._core.conns and not self._drained.done():
+        if self._drained is not None and not self.core.conns and not self._drained.done():
             self._drained.set_result(None)
         if self._after is not None:
             self._after()
@@ -335,9 +305,9 @@ class ConnPool(Generic[C]):
                 try:
                     loop = self.running_loop()
                 except (RuntimeError, PoolError) as error:
-                    self._carry_out(self._core.dial_failed(ticket, error, self._clock()))
+                    self._carry_out(self.core.dial_failed(ticket, error, self.clock()))
                     return
-                task = loop.create_task(self._run_dial(), context=self._context.copy())
+                task = loop.create_task(waits.dialled(self.dial), context=self._context.copy())
                 self._dials[ticket] = task
                 task.add_done_callback(lambda task: self._dial_ended(ticket, task))
             case AbandonDial(ticket):
@@ -346,13 +316,13 @@ class ConnPool(Generic[C]):
                 self._tell(PoolEvent("closed", pooled.conn, reason))
                 self._close_conn(pooled.conn)
             case Probe(pooled, last_used):
-                test = self._core.options.test_on_borrow
+                test = self.core.options.test_on_borrow
                 assert test is not None
-                self._call(test, (pooled.conn, last_used), pooled, self._core.tested, none_is=False)
+                self._call(test, (pooled.conn, last_used), pooled, self.core.tested, none_is=False)
             case Reset(pooled):
-                reset = self._core.options.reset
+                reset = self.core.options.reset
                 assert reset is not None
-                self._call(reset, (pooled.conn,), pooled, self._core.reset_done, none_is=True)
+                self._call(reset, (pooled.conn,), pooled, self.core.reset_done, none_is=True)
             case Attach(pooled):
                 assert self._attach is not None
                 try:
@@ -372,7 +342,7 @@ class ConnPool(Generic[C]):
         """Run a hook of the user's on a connection, in place or, when it is async, in a task bounded by dial_timeout."""
 
         def ended(result: Any) -> None:
-            self._carry_out(done(pooled, none_is if result is None else bool(result), self._clock()))
+            self._carry_out(done(pooled, none_is if result is None else bool(result), self.clock()))
 
         try:
             result = hook(*arguments)
@@ -383,19 +353,7 @@ class ConnPool(Generic[C]):
         if not inspect.isawaitable(result):
             ended(result)
             return
-        awaitable = result
-
-        async def finish() -> None:
-            ok = False
-            try:
-                async with asyncio.timeout(self._core.options.dial_timeout):
-                    ok = await awaitable
-            except Exception as error:
-                logger.info("pool: %r refused a connection: %r", hook, error)
-            finally:
-                ended(ok)
-
-        self._background(finish())
+        self._background(waits.tried(hook, result, self.core.options.dial_timeout, ended))
 
     def _close_conn(self, conn: C) -> None:
         try:
@@ -404,32 +362,20 @@ class ConnPool(Generic[C]):
             logger.warning("pool: closing %r failed", conn, exc_info=True)
             return
         if inspect.isawaitable(result):
-            awaitable = result
-
-            async def finish() -> None:
-                try:
-                    async with asyncio.timeout(self._core.options.dial_timeout):
-                        await awaitable
-                except Exception:
-                    logger.warning("pool: closing %r failed", conn, exc_info=True)
-
-            self._background(finish())
-
-    async def _run_dial(self) -> C:
-        return await self._dial()
+            self._background(waits.closed(conn, result, self.core.options.dial_timeout))
 
     def _dial_ended(self, ticket: DialTicket, task: asyncio.Task[C]) -> None:
         """As a callback and not in the task: a task that is cancelled before its first step runs nothing of itself."""
         del self._dials[ticket]
-        now = self._clock()
+        now = self.clock()
         error: BaseException | None = DialError("the dial was cancelled") if task.cancelled() else task.exception()
         if error is None:
             conn = task.result()
             self._tell(PoolEvent("dialled", conn))
-            self._carry_out(self._core.dialled(ticket, conn, now))
+            self._carry_out(self.core.dialled(ticket, conn, now))
         else:
             self._tell(PoolEvent("dial_failed", error=error))
-            self._carry_out(self._core.dial_failed(ticket, error, now))
+            self._carry_out(self.core.dial_failed(ticket, error, now))
 
     def _background(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self.running_loop().create_task(coroutine, context=self._context.copy())
@@ -456,7 +402,7 @@ class ConnPool(Generic[C]):
 
     def _arm(self) -> None:
         """Have the timer run when the core next has something to do."""
-        wake = self._core.next_wake()
+        wake = self.core.next_wake()
         if wake is None:
             return
         wake = max(wake, self._swept_at + TICK)
@@ -464,7 +410,7 @@ class ConnPool(Generic[C]):
             return
         self._disarm()
         self._armed_at = wake
-        self._timer = self.running_loop().call_later(max(0.0, wake - self._clock()), self._timer_fired)
+        self._timer = self.running_loop().call_later(max(0.0, wake - self.clock()), self._timer_fired)
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -476,36 +422,3 @@ class ConnPool(Generic[C]):
         self._timer = None
         self._armed_at = math.inf
         self.sweep()
-
-
-class _Holding(Protocol[C]):
-    """A pool, or a map of pools."""
-
-    def release(self, pooled: PooledConn[C]) -> None: ...
-
-    def discard(self, pooled: PooledConn[C]) -> None: ...
-
-
-class Lease(Generic[C]):
-    """One use of a connection: see `ConnPool.connection`."""
-
-    __slots__ = ("_acquire", "_pool", "_pooled")
-
-    def __init__(self, pool: _Holding[C], acquire: Callable[[], Awaitable[PooledConn[C]]]) -> None:
-        self._pool = pool
-        self._acquire = acquire
-        self._pooled: PooledConn[C] | None = None
-
-    async def __aenter__(self) -> C:
-        self._pooled = pooled = await self._acquire()
-        return pooled.conn
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        pooled, self._pooled = self._pooled, None
-        if pooled is not None:
-            if error is None:
-                self._pool.release(pooled)
-            else:
-                self._pool.discard(pooled)

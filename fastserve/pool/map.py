@@ -18,8 +18,9 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 from fastserve.errors import ConfigError, PoolClosed, PoolError
-from fastserve.pool.aio import ConnPool, Lease
+from fastserve.pool.aio import ConnPool
 from fastserve.pool.conn import PooledConn
+from fastserve.pool.lease import Lease
 from fastserve.pool.options import PoolOptions
 from fastserve.pool.stats import PoolStats
 from fastserve.pool.total import TotalLimits

@@ -225,7 +225,7 @@ def test_the_read_timeout_of_a_post_begins_when_it_is_written(dials: bool, run: 
 
     async def case(client: HostClient, wires: Wires, held: Held, tasks: list[asyncio.Task[Any]]) -> None:
         now = 0.0
-        client._clock = client._pool._clock = lambda: now
+        client._clock = client._pool.clock = lambda: now
         if dials:
             client._pool.discard(held)
         post = asyncio.create_task(client.post("/post", body=b"x"))

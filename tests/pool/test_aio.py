@@ -471,7 +471,7 @@ class CountingLoop:
 class CountingPool(ConnPool[Conn]):
     armed: list[float]
 
-    def _running_loop(self) -> Any:
+    def running_loop(self) -> Any:
         return CountingLoop(self.armed)
 
 
