@@ -117,7 +117,7 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
             if whole and (pooled := self._exchanges.begin(method, head, streams, limit, started)) is not None:
                 answer = pooled.conn.waiter
             elif whole and self._at_once and method in IDEMPOTENT_METHODS:
-                turn = Turn(self._pool, clock, method, head, streams, limit)
+                turn = Turn(self._pool, method, head, streams, limit)
                 answer = turn.answer
                 self._pool.enqueue(turn, started, None if limit is inf else limit - started)
             else:

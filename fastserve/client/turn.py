@@ -12,7 +12,6 @@ nobody asked for, which would be taken for the response; as for two requests of 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fastserve.pool.want import WantConn
@@ -31,20 +30,18 @@ class Turn(WantConn["ClientConnection"]):
     is held.
     """
 
-    __slots__ = ("_clock", "_data", "_limit", "_method", "_pool", "_streams", "answer", "given")
+    __slots__ = ("_data", "_limit", "_method", "_pool", "_streams", "answer", "given")
 
     def __init__(
         self,
         pool: ConnPool[ClientConnection],
-        clock: Callable[[], float],
         method: str,
         data: bytes,
         streams: bool,
         limit: float,
     ) -> None:
-        super().__init__()
+        WantConn.__init__(self)  # super() would cost as much again
         self._pool = pool
-        self._clock = clock
         self._method = method
         self._data = data
         self._streams = streams
@@ -58,8 +55,9 @@ class Turn(WantConn["ClientConnection"]):
         if answer.done():
             return  # its task was cancelled and has not run yet; what it was given goes to the next when it does
         try:
-            self.given = pooled = self._pool.collect(self)
-            pooled.conn.send(answer, self._method, self._data, self._streams, self._limit, self._clock())
+            self.given = pooled = self.take()
+            clock = self._pool.clock
+            pooled.conn.send(answer, self._method, self._data, self._streams, self._limit, clock())
         except Exception as error:
             if not answer.done():
                 answer.set_exception(error)

@@ -13,7 +13,7 @@ __all__ = ["NOTHING", "AbandonDial", "Action", "Actions", "Attach", "Close", "Di
 
 
 class Wake(NamedTuple):
-    """Wake the waiter: it has its connection or its error; `PoolCore.collect` gives it."""
+    """Wake the waiter: it has its connection or its error; `WantConn.take` gives it."""
 
     want: WantConn[Any]
 

@@ -133,6 +133,8 @@ class ConnPool(Generic[C]):
         result = self.core.release(pooled, now)
         if result:
             if isinstance(result, WantConn):
+                if self._on_event is not None:
+                    self._tell_end(result)
                 result.wake()
             else:
                 self._carry_out(result)
@@ -150,7 +152,7 @@ class ConnPool(Generic[C]):
 
     def enqueue(self, want: WantConn[C], now: float, timeout: float | None = None) -> None:
         """`acquire` for callers that do not sleep: `want.wake` is called when it is settled, maybe before this returns,
-        maybe twice; then it is to be collected, or cancelled.
+        maybe twice; then it is to be taken, or cancelled.
         """
         actions = self.core.acquire(want, now, timeout)
         if actions or self._after is not None:
@@ -161,13 +163,8 @@ class ConnPool(Generic[C]):
             if self._on_event is not None:
                 self._tell(PoolEvent("wait"))
         elif want.state is FAILED:
+            self._tell_end(want)
             want.wake()  # refused at once is no action
-
-    def collect(self, want: WantConn[C]) -> PooledConn[C]:
-        """What an enqueued `want` got, once it is settled: raises what `acquire` does."""
-        if self._on_event is not None:
-            self._tell(PoolEvent("failed" if want.error else "served", error=want.error))
-        return self.core.collect(want)
 
     def cancel(self, want: WantConn[C]) -> None:
         """Whoever enqueued `want` has gone away. Also when it was woken in the same tick: what it was given goes to the
@@ -282,9 +279,9 @@ class ConnPool(Generic[C]):
 
     def _carry_out(self, actions: Actions) -> None:
         for action in actions:
-            kind = type(action)
-            if kind is Wake:
-                action[0].wake()  # type: ignore[union-attr]
+            if isinstance(action, Wake):
+                self._tell_end(action.want)
+                action.want.wake()
             else:
                 self._do(action)
         wake = self.core.next_wake()
@@ -388,6 +385,15 @@ class ConnPool(Generic[C]):
                 self._on_event(event)
             except Exception:
                 logger.warning("pool: on_event raised", exc_info=True)
+
+    def _tell_end(self, want: WantConn[C]) -> None:
+        """It is settled."""
+        if self._on_event is not None:
+            pooled = want.pooled
+            if pooled is not None:
+                self._tell(PoolEvent("served", pooled.conn))
+            elif want.error is not None:
+                self._tell(PoolEvent("failed", error=want.error))
 
     def running_loop(self) -> asyncio.AbstractEventLoop:
         """The loop of this pool. Raises `PoolError` in another one."""

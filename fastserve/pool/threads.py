@@ -137,7 +137,7 @@ class SyncConnPool(Generic[C]):
                 self._tell(PoolEvent("wait"))
                 self._wait(want)
             with self._lock:
-                pooled = core.collect(want)
+                pooled = want.take()
         except BaseException:
             # An interrupt, or a greenlet that is killed, may come anywhere here: what was given goes to the next.
             with self._lock:

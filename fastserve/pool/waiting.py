@@ -7,12 +7,12 @@ floor up, in `PoolCore`.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from fastserve.errors import DialError, DialTimeout, NoFreeConns, PoolClosed, PoolError, RequestTimeout
+from fastserve.errors import DialError, DialTimeout, NoFreeConns, PoolError, RequestTimeout
 from fastserve.pool.actions import Action, Wake
 from fastserve.pool.books import ConnBooks
 from fastserve.pool.conn import PooledConn, PooledState
@@ -28,6 +28,10 @@ C = TypeVar("C")
 
 CLOSED: Final = PooledState.CLOSED
 WAITING: Final = WantState.WAITING
+FAILED: Final = WantState.FAILED
+
+FEW_DEAD: Final = 64
+"""So many dead ones in the queue are not worth a sweep."""
 
 
 class WaitBooks(ConnBooks[C]):
@@ -37,10 +41,11 @@ class WaitBooks(ConnBooks[C]):
         "_deadlines",
         "_last_dial_error",
         "_max_waiters",
+        "_queue",
         "_soonest",
         "_testing",
         "_wait",
-        "_waiters",
+        "_waiting",
         "dial_errors",
         "hits",
         "misses",
@@ -54,9 +59,13 @@ class WaitBooks(ConnBooks[C]):
         super().__init__(options, random, total)
         self._testing = 0
         """Tests under way, each for one waiter."""
-        # In the order they came. A plain dict is quadratic when taken from its front; from its middle, where cancelled ones
-        # leave, both are O(1): a release never has to step over dead ones (fasthttp#2391, #1830).
-        self._waiters: OrderedDict[WantConn[C], None] = OrderedDict()
+        # Appending and taking from the front cost a third of what an OrderedDict takes. What leaves from the middle, cancelled
+        # or out of time, stays behind dead; but never more of them than live ones, and a few: on the average a release steps
+        # over less than one (fasthttp#2391, #1830).
+        self._queue: deque[WantConn[C]] = deque()
+        """Those that wait, in the order they came, and dead ones between them."""
+        self._waiting = 0
+        """How many of them wait."""
         self._wait = options.max_conn_wait_timeout
         self._max_waiters = options.max_waiters
         self._soonest = math.inf
@@ -75,14 +84,14 @@ class WaitBooks(ConnBooks[C]):
 
     @property
     def waiting(self) -> int:
-        return len(self._waiters)
+        return self._waiting
 
     def stats(self) -> PoolStats:
         return PoolStats(
             conns=self.conns,
             idle=len(self._idle),
             dialing=len(self._dials),
-            waiting=len(self._waiters),
+            waiting=self._waiting,
             streams=sum(pooled.streams for pooled in self._conns),
             hits=self.hits,
             misses=self.misses,
@@ -94,36 +103,47 @@ class WaitBooks(ConnBooks[C]):
             closed=MappingProxyType(dict(self._counts)),
         )
 
-    def collect(self, want: WantConn[C]) -> PooledConn[C]:
-        """What a settled waiter got: its connection, or its error raised. Once."""
-        if want.state is WantState.DELIVERED and want.pooled is not None:
-            pooled = want.pooled
-            want.state = WantState.TAKEN
-            want.pooled = None
-            if pooled.state is CLOSED:
-                pooled.streams -= 1
-                raise PoolClosed("the pool was closed before the connection could be used: make a new one")
-            return pooled
-        if want.state is WantState.FAILED and want.error is not None:
-            error, want.error = want.error, None
-            raise error
-        raise PoolError(f"this acquire is {want.state.value}: there is nothing to collect")
+    def _next_waiter(self) -> WantConn[C]:
+        """Take the first out of the queue, to be settled at once. There must be one."""
+        want = self._queue.popleft()
+        while want.state is not WAITING:
+            want = self._queue.popleft()
+        return want
+
+    def _leave_queue(self, want: WantConn[C], state: WantState, now: float) -> None:
+        """It is settled before its turn has come."""
+        self._settle(want, state, now)
+        if len(self._queue) > 2 * self._waiting + FEW_DEAD:
+            self._queue = deque([other for other in self._queue if other.state is WAITING])
+
+    def _settle(self, want: WantConn[C], state: WantState, now: float) -> None:
+        """It does not wait any more."""
+        self._waiting -= 1
+        want.state = state
+        if want.queued:
+            self.wait_duration += now - want.since
+        if want.timed:
+            self._deadlines.dropped()
+        if self._total is not None and not self._waiting:
+            self._total.hungry.pop(self, None)
 
     def _grant(self, pooled: PooledConn[C], now: float, actions: list[Action]) -> None:
-        want = self._waiters.popitem(last=False)[0]
+        want = self._next_waiter()
         self._hold(pooled)
         want.pooled = pooled
-        self._no_longer_waits(want, WantState.DELIVERED, now)
+        self._settle(want, WantState.DELIVERED, now)
         actions.append(Wake(want))
 
-    def _settle_failed(self, want: WantConn[C], error: Exception, now: float, actions: list[Action]) -> None:
-        self._no_longer_waits(want, WantState.FAILED, now)
+    def _fail_next(self, error: Exception, now: float, actions: list[Action]) -> None:
+        """The first one ends with `error`."""
+        want = self._next_waiter()
+        self._settle(want, FAILED, now)
         want.error = error
         actions.append(Wake(want))
 
     def _fail_head(self, error: BaseException, started: float, now: float, actions: list[Action]) -> None:
         """A dial has failed: so has the waiter that would have got it."""
-        if self._waiters:
+        if self._waiting:
             failure: Exception
             if isinstance(error, DialError):
                 failure = error  # it says all that there is to say, and this waiter alone gets it
@@ -132,7 +152,7 @@ class WaitBooks(ConnBooks[C]):
                     f"the dial failed after {now - started:.3f} s: {type(error).__name__}: {error}; is the peer up?"
                 )
                 failure.__cause__ = error
-            self._settle_failed(self._waiters.popitem(last=False)[0], failure, now, actions)
+            self._fail_next(failure, now, actions)
 
     def _refuse_head(self, now: float, actions: list[Action]) -> None:
         """`fail_fast_after`: a dial that would start fails instead, without one."""
@@ -142,20 +162,11 @@ class WaitBooks(ConnBooks[C]):
         )
         failure = DialError(text)
         failure.__cause__ = self._last_dial_error
-        self._settle_failed(self._waiters.popitem(last=False)[0], failure, now, actions)
+        self._fail_next(failure, now, actions)
 
     def _fail(self, want: WantConn[C], error: Exception) -> None:
         want.state = WantState.FAILED
         want.error = error
-
-    def _no_longer_waits(self, want: WantConn[C], state: WantState, now: float) -> None:
-        want.state = state
-        if want.queued:
-            self.wait_duration += now - want.since
-        if want.timed:
-            self._deadlines.dropped()
-        if self._total is not None and not self._waiters:
-            self._total.hungry.pop(self, None)
 
     def _limit(self, want: WantConn[C], now: float, limit: float, timeout: float | None) -> None:
         """`want` waits for `limit` seconds, or for its own `timeout` if that is shorter."""
@@ -174,8 +185,8 @@ class WaitBooks(ConnBooks[C]):
         due = list(self._deadlines.due(now))
         if now >= self._soonest:
             self._soonest = math.inf
-            for want in self._waiters:
-                if want.timed or want.deadline == math.inf:
+            for want in self._queue:
+                if want.state is not WAITING or want.timed or want.deadline == math.inf:
                     continue
                 if want.deadline > now:
                     self._soonest = want.deadline

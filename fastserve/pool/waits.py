@@ -37,7 +37,7 @@ async def acquire(pool: ConnPool[C], timeout: float | None) -> PooledConn[C]:
         except BaseException:
             pool.cancel(want)
             raise
-    return pool.collect(want)
+    return want.take()
 
 
 async def redial(pool: ConnPool[C], pooled: PooledConn[C], timeout: float | None) -> PooledConn[C]:

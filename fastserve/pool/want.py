@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-import math
 from typing import Final, Generic, TypeVar
 
-from fastserve.pool.conn import PooledConn
+from fastserve.errors import PoolClosed, PoolError
+from fastserve.pool.conn import PooledConn, PooledState
 
 __all__ = ["WantConn", "WantState"]
 
@@ -24,20 +24,27 @@ class WantState(enum.Enum):
     CANCELLED = "cancelled"
 
 
-WAITING: Final = WantState.WAITING  # as a global: an attribute of an enum class is looked up through its metaclass
+# As globals: an attribute of an enum class is looked up through its metaclass.
+WAITING: Final = WantState.WAITING
+DELIVERED: Final = WantState.DELIVERED
+TAKEN: Final = WantState.TAKEN
+FAILED: Final = WantState.FAILED
+CLOSED: Final = PooledState.CLOSED
 
 
 class WantConn(Generic[C]):
-    """One waiter. The core settles it, the shell calls `wake`, and `PoolCore.collect` gives what it got."""
+    """One waiter. The core settles it, the shell calls `wake`, and `take` gives what it got."""
 
     __slots__ = ("deadline", "error", "own_time", "pooled", "queued", "since", "state", "timed")
+
+    since: float
+    """When it asked; set by the core, as `deadline` is."""
+    deadline: float
 
     def __init__(self) -> None:
         self.state = WAITING
         self.pooled: PooledConn[C] | None = None
         self.error: Exception | None = None
-        self.since = 0.0
-        self.deadline = math.inf
         self.own_time = False
         """The deadline is the caller's own, rather than the pool's."""
         self.timed = False
@@ -50,3 +57,18 @@ class WantConn(Generic[C]):
 
         Each shell has its own; this one is for those that look at `state` by themselves.
         """
+
+    def take(self) -> PooledConn[C]:
+        """What it got when it was settled: its connection, or its error raised. Once."""
+        pooled = self.pooled
+        if self.state is DELIVERED and pooled is not None:
+            self.state = TAKEN
+            self.pooled = None
+            if pooled.state is CLOSED:
+                pooled.streams -= 1
+                raise PoolClosed("the pool was closed before the connection could be used: make a new one")
+            return pooled
+        if self.state is FAILED and self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        raise PoolError(f"this acquire is {self.state.value}: there is nothing to take")

@@ -76,7 +76,7 @@ class Driver:
     def collect(self, want: Want) -> Pooled | None:
         self.woken.remove(want)
         try:
-            pooled = self.core.collect(want)
+            pooled = want.take()
         except PoolError:
             self._apply(())
             return None
@@ -243,7 +243,10 @@ class Driver:
     def check(self) -> None:
         core = self.core
         stats = core.stats()
-        waiting = list(core._waiters)
+        waiting = [want for want in core._queue if want.state is WantState.WAITING]
+        assert core.waiting == len(waiting)
+        assert len(core._queue) <= 2 * core.waiting + 64, "memory of the dead (invariant 10)"
+        assert core._gaps <= max(64, len(core._idle)), "a walk over those that have left"
         # 1. the books add up, and stay within the limit; while over it after it was lowered, they only shrink
         live = list(core._conns)
         assert stats.conns == stats.idle + stats.in_use + stats.dialing == len(live) + len(core._dials)
@@ -269,7 +272,6 @@ class Driver:
         )
         # 4. the core's queue is the model's
         assert waiting == self.queue, "lost or phantom waiter (invariants 4, 10)"
-        assert all(want.state is WantState.WAITING for want in waiting)
         # 7. nothing waits in a closed pool
         if core.closed:
             assert not waiting

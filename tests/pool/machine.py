@@ -235,3 +235,23 @@ def walk(core_class: type[PoolCore[int]], lives: int, steps: int = 200) -> None:
             elif event == "close":
                 life.close(rng.choice(["close", "close and cut"]))
         life.teardown()
+
+
+def crowd(core_class: type[PoolCore[int]], size: int = 150) -> None:
+    """So many of each that what leaves from the middle of a queue would pile up; served and closed from its other side."""
+    driver = Driver(PoolOptions(max_conns=size, max_concurrent_dials=size, max_conn_wait_timeout=60.0), core_class)
+    for _ in range(2 * size):
+        driver.acquire()
+        if driver.dials:
+            driver.dialled()
+    for want in list(driver.woken):
+        driver.collect(want)
+    patient = driver.queue[-1]
+    for want in driver.queue[:-1]:
+        driver.cancel(want)
+    for pooled in list(driver.held):
+        driver.release(pooled)
+    assert driver.collect(patient) is not None
+    for pooled in list(driver.core._idle):
+        driver.lost(pooled)
+    driver.finish()

@@ -217,7 +217,7 @@ def test_row_06_work_is_linear_in_the_queue() -> None:
         try:
             core.dialled(dials[0].ticket, 7, 0.0)  # type: ignore[union-attr]
             for want in wants:
-                core.release(core.collect(want), 0.0)
+                core.release(want.take(), 0.0)
         finally:
             sys.setprofile(None)
         return count

@@ -15,11 +15,12 @@ import pytest
 
 import fastserve
 from fastserve.pool.core import PoolCore
-from tests.pool.machine import run_machine, walk
+from tests.pool.machine import crowd, run_machine, walk
 
 
 def check(core_class: type[PoolCore[int]]) -> None:
-    """A bounded part of the suite, the same for every core: long lives from fixed seeds, and the derandomised machine."""
+    """A bounded part of the suite, the same for every core: a crowd, long lives from fixed seeds, the derandomised machine."""
+    crowd(core_class)
     walk(core_class, 200)
     run_machine(core_class, 100)
 
@@ -52,16 +53,15 @@ MUTANTS = [
         "the last to come is served first",
         2,
         CORE,
-        "        self._waiters[want] = None\n        self._pump(now, actions)\n",
-        "        self._waiters[want] = None\n        self._waiters.move_to_end(want, last=False)\n"
-        "        self._pump(now, actions)\n",
+        "        self._queue.append(want)\n        self._waiting += 1\n        self._pump(now, actions)\n",
+        "        self._queue.appendleft(want)\n        self._waiting += 1\n        self._pump(now, actions)\n",
     ),
     Mutant(
         "close leaves the waiters waiting",
         3,
         CORE,
-        "        while self._waiters:\n            self._settle_failed(\n",
-        "        while False:\n            self._settle_failed(\n",
+        "        while self._waiting:\n            closed = PoolClosed(",
+        "        while False:\n            closed = PoolClosed(",
     ),
     Mutant(
         "a dial that comes after close stays open",
@@ -96,28 +96,49 @@ MUTANTS = [
         "a failed dial fails everybody",
         7,
         WAITING,
-        "        if self._waiters:\n            failure: Exception\n",
-        "        while self._waiters:\n            failure: Exception\n",
+        "        if self._waiting:\n            failure: Exception\n",
+        "        while self._waiting:\n            failure: Exception\n",
     ),
     Mutant(
         "a wait that timed out stays in the queue as a phantom (urllib3#1758)",
         9,
         CORE,
-        "            self.timeouts += 1\n            del self._waiters[want]\n",
-        "            self.timeouts += 1\n",
+        "            self._leave_queue(want, WantState.FAILED, now)\n",
+        "            self._settle(want, WantState.FAILED, now)\n            self._waiting += 1\n",
     ),
     Mutant(
         "a cancelled waiter stays in the queue, and a release stops at it (fasthttp#2391)",
         13,
         CORE,
-        "            del self._waiters[want]\n            self._no_longer_waits(want, WantState.CANCELLED, now)\n",
-        "            self._no_longer_waits(want, WantState.CANCELLED, now)\n",
+        "            self._leave_queue(want, WantState.CANCELLED, now)\n",
+        "            self._settle(want, WantState.CANCELLED, now)\n            self._waiting += 1\n",
+    ),
+    Mutant(
+        "a release hands the connection to a waiter that was cancelled (fasthttp#2391)",
+        13,
+        CORE,
+        "            if want.state is not WAITING:\n",
+        "            if False:\n",
+    ),
+    Mutant(
+        "cancelled waiters are never swept out of the queue",
+        13,
+        WAITING,
+        "        if len(self._queue) > 2 * self._waiting + FEW_DEAD:\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "the list of idle connections is never rid of its gaps",
+        5,
+        BOOKS,
+        "        if self._gaps > max(FEW_GAPS, len(self._idle)):\n",
+        "        if False:\n",
     ),
     Mutant(
         "the short cut of release does not look at the queue: a lost wake-up (fasthttp#1830)",
         13,
         CORE,
-        "        if self._waiters:  # handed over: it stays held, by another\n",
+        "        if self._waiting:  # handed over: it stays held, by another\n",
         "        if False:\n",
     ),
     Mutant(
