@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 from fastserve.errors import FormError, InvalidRequest, ResponseError
 from fastserve.http1.fields import is_field_name, is_host, printable
 from fastserve.http1.form_encoding import FormFields, FormFiles, encode_multipart, encode_urlencoded, to_args
-from fastserve.http1.headers import Headers
+from fastserve.http1.headers import SECRET_NAMES, Headers, checked_pair
 from fastserve.http1.percent import percent_encode
 
 __all__ = ["ClientRequest", "Origin", "RequestBody", "RequestHeaders", "split_url"]
@@ -23,16 +23,19 @@ RequestHeaders = Headers | Mapping[str, Any] | Iterable[tuple[str, Any]]
 METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
+# Made once: `json.dumps` makes one for each call that has options.
+_to_json = json_module.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
 _url = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>[^#]*)(?:#.*)?\Z", re.DOTALL
 ).match
 _controls = re.compile(r"[\x00-\x1f\x7f]").search
 _port = re.compile(r":([0-9]*)\Z").search
 
-# A program asks for the same URLs again and again. Bounded, as it may make them up; safe between threads, as each
-# step is one operation of a dict and what is kept cannot change.
-MAX_KNOWN_URLS = 1000
-MAX_KNOWN_URL = 1024
+# A program asks for the same URLs with the same headers again and again. Bounded, as it may make them up; safe between
+# threads, as each step is one operation of a dict and what is kept cannot change.
+MAX_KNOWN = 1000
+MAX_KNOWN_LENGTH = 1024
 
 
 class Origin(NamedTuple):
@@ -64,8 +67,8 @@ def split_url(url: str) -> tuple[Origin | None, str]:
     known = _known_urls.get(url)
     if known is None:
         known = _split(url)
-        if len(url) <= MAX_KNOWN_URL:
-            if len(_known_urls) >= MAX_KNOWN_URLS:
+        if len(url) <= MAX_KNOWN_LENGTH:
+            if len(_known_urls) >= MAX_KNOWN:
                 _known_urls.clear()
             _known_urls[url] = known
     return known
@@ -187,9 +190,7 @@ class ClientRequest:
         content_type = None
         if json is not None:
             try:
-                self.content = json_module.dumps(
-                    json, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-                ).encode()
+                self.content = _to_json(json).encode()
             except (TypeError, ValueError, RecursionError) as error:  # UnicodeEncodeError is a ValueError
                 raise InvalidRequest(f"json: {error}") from error
             content_type = "application/json"
@@ -215,8 +216,9 @@ class ClientRequest:
             )
         else:
             self.stream = cast("Iterable[bytes | str] | AsyncIterable[bytes | str]", body)
-        if content_type is not None and "content-type" not in self.headers:
-            self.headers.add("Content-Type", content_type)
+        if content_type is not None and (self._headers is None or "content-type" not in self._headers):
+            pair = _known_pairs.get(("Content-Type", content_type)) or _to_pair("Content-Type", content_type)
+            self._headers = Headers((*self.headers.raw, pair))
 
     @property
     def content_length(self) -> int | None:
@@ -237,16 +239,32 @@ class ClientRequest:
         return f"<ClientRequest {self.method} {self.origin or ''}{self.target}>"
 
 
+_known_pairs: dict[tuple[str, str], tuple[bytes, bytes]] = {}
+"""Headers that were checked, with their bytes. None that log in as somebody: they would outlive their use."""
+
+
 def _to_headers(headers: RequestHeaders) -> Headers:
     if isinstance(headers, Headers):
         return Headers(headers.raw)
-    pairs: Iterable[tuple[str, Any]] = headers.items() if isinstance(headers, Mapping) else headers
-    checked = Headers()
+    # A dict first: whether it is a Mapping takes an ABC long to say.
+    pairs: Iterable[tuple[str, Any]] = headers.items() if isinstance(headers, (dict, Mapping)) else headers
+    checked: list[tuple[bytes, bytes]] = []
     try:
         for name, value in pairs:
-            checked.add(name, value)
+            # An int is not looked up: 1 and True are the same key, and one of them is refused.
+            pair = _known_pairs.get((name, value)) if type(value) is str else None
+            checked.append(pair or _to_pair(name, value))
     except ResponseError as error:
         raise InvalidRequest(str(error)) from None
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"headers: a mapping or pairs of str to str or int: {error}") from None
-    return checked
+    return Headers(checked)
+
+
+def _to_pair(name: str, value: Any) -> tuple[bytes, bytes]:
+    pair = checked_pair(name, value)
+    if type(value) is str and len(name) + len(value) <= MAX_KNOWN_LENGTH and pair[0].lower() not in SECRET_NAMES:
+        if len(_known_pairs) >= MAX_KNOWN:
+            _known_pairs.clear()
+        _known_pairs[name, value] = pair
+    return pair

@@ -15,11 +15,11 @@ from typing import overload
 from fastserve.errors import ResponseError
 from fastserve.http1.fields import is_field_name, is_field_value, printable
 
-__all__ = ["Headers"]
+__all__ = ["SECRET_NAMES", "Headers", "checked_pair"]
 
 _outer_white_space = b" \t"
-# Values that log in as somebody: a repr ends up in logs and tracebacks, where they must not be.
-_secret_names = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"))
+SECRET_NAMES = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"))
+"""Values of these log in as somebody: a repr ends up in logs and tracebacks, where they must not be."""
 
 
 class Headers:
@@ -98,7 +98,7 @@ class Headers:
 
     def __repr__(self) -> str:
         shown = [
-            (name.decode("latin-1"), "..." if name.lower() in _secret_names else value)
+            (name.decode("latin-1"), "..." if name.lower() in SECRET_NAMES else value)
             for (name, _), value in zip(self._pairs, self.values(), strict=True)
         ]
         return f"Headers({shown!r})"
@@ -112,7 +112,7 @@ class Headers:
         cannot be sent as it is (RFC 9110 5.1, 5.5): outer white space is refused, not repaired.
         Raises `TypeError` for a value that is neither `str` nor `int`.
         """
-        pair = _checked(name, value)
+        pair = checked_pair(name, value)
         key = pair[0].lower()
         if key in self._indexed():
             place = next(i for i, (other, _) in enumerate(self._pairs) if other.lower() == key)
@@ -128,7 +128,7 @@ class Headers:
 
     def add(self, name: str, value: str | int) -> None:
         """Append a field line, beside those of the same name. Raises as `set` does."""
-        self._append(_checked(name, value))
+        self._append(checked_pair(name, value))
 
     def discard(self, name: str) -> None:
         """Remove every value of `name`, if there is any."""
@@ -171,7 +171,7 @@ class Headers:
         return {name: [value.strip(_outer_white_space) for value in values] for name, values in self._indexed().items()}
 
 
-def _checked(name: str, value: str | int) -> tuple[bytes, bytes]:
+def checked_pair(name: str, value: str | int) -> tuple[bytes, bytes]:
     """The pair for the wire. Raises `ResponseError` or `TypeError`, naming the header."""
     if not isinstance(value, str):
         # A bool is an int in Python, and "True" is in no header's grammar: it can only be a mistake.

@@ -38,6 +38,8 @@ _visible: Final = re.compile(r"[!-~]+\Z").match
 
 def asks_to_close(headers: Headers) -> bool:
     """True when the request's own headers end the connection behind its response (RFC 9112 9.6)."""
+    if not [name for name, _ in headers.raw if len(name) == 10 and name.lower() == b"connection"]:
+        return False  # without an index of all of them
     return any(
         token.strip(" \t").lower() == "close" for value in headers.get_all("connection") for token in value.split(",")
     )

@@ -194,7 +194,7 @@ def test_read_timeout_begins_when_the_request_was_written(run: Run) -> None:
         with Upstream([request, wait_for(gate), send(OK), request, wait_for(gate), send(OK), until_closed]) as upstream:
             async with client_of(upstream, max_conns=1, max_conn_wait_timeout=20, read_timeout=5) as client:
                 now = 0.0
-                client._clock = lambda: time.monotonic() + now
+                client._clock = client._pool.clock = lambda: time.monotonic() + now
                 first = asyncio.create_task(client.get("/1"))
                 await asyncio.to_thread(upstream.wait_requests, 1)
                 second = asyncio.create_task(client.get("/2"))

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastserve.client.request import MAX_KNOWN_URL, MAX_KNOWN_URLS, ClientRequest, Origin, _known_urls, split_url
+from fastserve.client.request import (
+    MAX_KNOWN,
+    MAX_KNOWN_LENGTH,
+    ClientRequest,
+    Origin,
+    _known_pairs,
+    _known_urls,
+    split_url,
+)
 from fastserve.errors import ClientError, InvalidRequest
 from fastserve.http1.args import Args
 from fastserve.http1.forms import parse_form
@@ -65,10 +73,10 @@ def test_a_url_is_str(url: Any) -> None:
 
 
 def test_known_urls_are_bounded() -> None:
-    for i in range(MAX_KNOWN_URLS + 5):
+    for i in range(MAX_KNOWN + 5):
         split_url(f"/{i}")
-        assert len(_known_urls) <= MAX_KNOWN_URLS
-    long = "/" + "x" * MAX_KNOWN_URL
+        assert len(_known_urls) <= MAX_KNOWN
+    long = "/" + "x" * MAX_KNOWN_LENGTH
     assert split_url(long) == (None, long)
     assert long not in _known_urls
 
@@ -96,6 +104,29 @@ def test_params_are_added_to_the_query() -> None:
     for params in ({"a": None}, {"a": "\ud800"}):
         with pytest.raises(InvalidRequest, match="params"):
             ClientRequest("GET", "/", params=params)
+
+
+def test_known_headers_are_bounded_and_hold_no_secrets() -> None:
+    for i in range(MAX_KNOWN + 5):
+        assert ClientRequest("GET", "/", headers={"X-Id": str(i)}).headers.raw == [(b"X-Id", b"%d" % i)]
+        assert len(_known_pairs) <= MAX_KNOWN
+    long = "x" * MAX_KNOWN_LENGTH
+    secret = {"Authorization": "Bearer t", "cookie": "a=b", "Proxy-Authorization": "Basic c"}
+    for _ in range(2):
+        assert ClientRequest("GET", "/", headers={"X-Id": long, **secret}).headers["x-id"] == long
+    assert not {("X-Id", long), *secret.items()} & _known_pairs.keys()
+
+
+def test_a_known_header_is_no_other_one() -> None:
+    for _ in range(2):
+        assert ClientRequest("GET", "/", headers={"X-N": "1"}).headers.raw == [(b"X-N", b"1")]
+        assert ClientRequest("GET", "/", headers={"X-N": 1}).headers.raw == [(b"X-N", b"1")]
+        assert ClientRequest("GET", "/", headers={"x-n": "1"}).headers.raw == [(b"x-n", b"1")]
+        with pytest.raises(InvalidRequest, match="not bool"):
+            ClientRequest("GET", "/", headers={"X-N": True})
+    request = ClientRequest("GET", "/", headers={"X-N": "1"})
+    request.headers.add("X-M", "2")
+    assert ClientRequest("GET", "/", headers={"X-N": "1"}).headers.raw == [(b"X-N", b"1")]
 
 
 def test_headers() -> None:

@@ -454,37 +454,20 @@ def test_one_shared_connection_as_grpc_has(run: Run) -> None:
 # --- the timer
 
 
-class CountingLoop:
-    """A loop that counts its timers."""
-
-    def __init__(self, armed: list[float]) -> None:
-        self.armed = armed
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(asyncio.get_running_loop(), name)
-
-    def call_later(self, delay: float, *arguments: Any) -> asyncio.TimerHandle:
-        self.armed.append(delay)
-        return asyncio.get_running_loop().call_later(delay, *arguments)
-
-
-class CountingPool(ConnPool[Conn]):
-    armed: list[float]
-
-    def running_loop(self) -> Any:
-        return CountingLoop(self.armed)
-
-
 def test_one_timer_however_many_wait(run: Run) -> None:
     async def main() -> None:
         world = World()
-        pool = CountingPool(world.dial, world.close, PoolOptions(max_conns=1, **PATIENT))
-        pool.armed = []
+        pool = ConnPool(world.dial, world.close, PoolOptions(max_conns=1, **PATIENT))
         held = await pool.acquire()
-        pool.armed.clear()
-        waiters = [asyncio.create_task(pool.acquire(timeout=15 + n)) for n in range(100)]
-        await until(lambda: pool.stats().waiting == 100)
-        assert len(pool.armed) <= 1
+        timers: list[asyncio.TimerHandle | None] = []
+        waiters = []
+        for n in range(100):
+            waiters.append(asyncio.create_task(pool.acquire(timeout=15 + n)))
+            await until(lambda n=n: pool.stats().waiting == n + 1)  # type: ignore[misc]
+            if pool._timer not in timers:
+                timers.append(pool._timer)
+        assert len(timers) == 1
+        assert timers[0] is not None
         for waiter in waiters:
             waiter.cancel()
         await asyncio.gather(*waiters, return_exceptions=True)
