@@ -1,14 +1,15 @@
 """Instructions per request of a connection alone, counted by callgrind: no sockets, no noise.
 
-    python loadtests/instructions.py [--cases get,browser,pages,varied,post,pipeline,client-get] [--handlers async,inline]
+    python loadtests/instructions.py [--cases get,browser,...,client-get,client-wait] [--handlers async,inline]
     python loadtests/instructions.py --check loadtests/instructions.json
     python loadtests/instructions.py --update loadtests/instructions.json --reason "what made it so"
 
 Each case is run twice in a process under ``valgrind --tool=callgrind``, with few and with many
 requests; the difference is what one request costs, start-up and warm-up left out. ``floor`` is
 httptools fed the same bytes, with a callback for each part of a message, answering with
-constant bytes. The client's cases are HostClient.do on a transport that answers at once. The
-counts repeat from run to run for one interpreter; compare ratios between interpreters.
+constant bytes. The client's cases are HostClient.do on a transport that answers at once; in
+client-wait 16 tasks share 8 connections. The counts repeat from run to run for one interpreter;
+compare ratios between interpreters.
 
 --check fails when a ratio to the floor is more than 3 % off the recorded one of this CPython
 minor version, in either direction; --update records what was measured. Needs valgrind.

@@ -94,7 +94,7 @@ async def queued(waiters: int, count: int) -> float:
     first: WantConn[Conn] = WantConn()
     for action in core.acquire(first, 0.0):
         core.dialled(action.ticket, Conn(), 0.0)  # type: ignore[union-attr]
-    held = core.collect(first)
+    held = first.take()
     queue: deque[WantConn[Conn]] = deque()
     for _ in range(waiters):
         queue.append(WantConn())
@@ -107,7 +107,7 @@ async def queued(waiters: int, count: int) -> float:
             core.acquire(want, 0.0)
             queue.append(want)
             core.release(held, 0.0)
-            held = core.collect(queue.popleft())
+            held = queue.popleft().take()
 
     return await best_of(once, count)
 

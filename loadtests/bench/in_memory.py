@@ -20,7 +20,9 @@ from fastserve.server.connection import Connection
 __all__ = ["CLIENT_CASES", "SERVER_CASES", "per_segment", "run"]
 
 SERVER_CASES = ("get", "browser", "pages", "varied", "post", "pipeline")
-CLIENT_CASES = ("client-get", "client-post", "client-varied")
+CLIENT_CASES = ("client-get", "client-post", "client-varied", "client-wait")
+CONNS, TASKS = 8, 16
+"""Where requests wait for a connection: so many tasks share so many."""
 VARIANTS = 1000
 """Requests or answers of a varied case, made before anything is counted; more than are ever sent."""
 
@@ -153,14 +155,15 @@ class Upstream(NullTransport):
 
 
 async def send(client: str, case: str, requests: int) -> None:
-    """`requests` requests of a client, each awaited."""
+    """`requests` requests of a client, each awaited; in ``client-wait`` behind a wait for a connection."""
     answers = ANSWERS if case == "client-varied" else [ANSWER]
     request = ClientRequest("POST", "/", body=BODY) if case == "client-post" else ClientRequest("GET", "/")
-    transport = Upstream(answers, BODY[-2:] if case == "client-post" else b"\r\n\r\n")
+    end = BODY[-2:] if case == "client-post" else b"\r\n\r\n"
     if client == "floor":
         length = b"Content-Length: %d\r\n" % len(BODY) if case == "client-post" else b""
         data = b"%b / HTTP/1.1\r\nHost: a\r\n%b\r\n%b" % (request.method.encode(), length, BODY if length else b"")
         floor = ClientFloor()
+        transport = Upstream(answers, end)
         transport.receive = floor.data_received
         for _ in range(requests):
             transport.write(data)
@@ -169,16 +172,31 @@ async def send(client: str, case: str, requests: int) -> None:
 
     async def dial(factory: Callable[[], Any]) -> tuple[Any, Any]:
         protocol = factory()
+        transport = Upstream(answers, end)
         protocol.connection_made(transport)
         transport.receive = protocol.data_received
         return transport, protocol
 
-    host_client = HostClient("127.0.0.1:80", dial=dial)
-    for _ in range(2 + requests):  # the first dials
-        response = await host_client.do(request)
-        assert response.status_code == 200
-        assert response.body == b"hello"
-    assert host_client.conns_count == 1
+    host_client = HostClient("127.0.0.1:80", dial=dial, max_conns=CONNS, max_conn_wait_timeout=60.0)
+
+    async def one(requests: int) -> None:
+        for _ in range(requests):
+            response = await host_client.do(request)
+            assert response.status_code == 200
+            assert response.body == b"hello"
+
+    if case != "client-wait":
+        await one(2 + requests)  # the first dials
+        assert host_client.conns_count == 1
+        return
+    pool = host_client._pool
+    held = [await pool.acquire() for _ in range(CONNS)]
+    tasks = [asyncio.create_task(one(2 + requests // TASKS)) for _ in range(TASKS)]
+    await asyncio.sleep(0)
+    for pooled in held:  # else the first would have their answers before another could wait
+        pool.release(pooled)
+    await asyncio.gather(*tasks)
+    assert host_client.stats().waits >= requests
 
 
 def run(who: str, case: str, requests: int) -> None:

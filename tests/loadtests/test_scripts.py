@@ -10,14 +10,14 @@ from tests.loadtests.conftest import LOADTESTS, run_script, start_script
 
 
 @pytest.mark.parametrize("handler", ["floor", "async", "inline"])
-@pytest.mark.parametrize("case", ["get", "browser", "varied", "post", "pipeline"])
+@pytest.mark.parametrize("case", ["get", "browser", "pages", "varied", "post", "pipeline"])
 def test_every_case_is_served(handler: str, case: str) -> None:
     """What runs under callgrind, without it: an exception in the loop would be printed and fail this."""
     run_script("instructions.py", "--child", handler, case, "32")
 
 
 @pytest.mark.parametrize("client", ["floor", "HostClient"])
-@pytest.mark.parametrize("case", ["client-get", "client-post", "client-varied"])
+@pytest.mark.parametrize("case", ["client-get", "client-post", "client-varied", "client-wait"])
 def test_every_case_is_sent(client: str, case: str) -> None:
     run_script("instructions.py", "--child", client, case, "32")
 
