@@ -201,13 +201,12 @@ class ResponseParser:
         Raises `MalformedResponse` and `ResponseTooLarge`.
         """
         if self._untouched:
-            if start >= len(data):
-                return start
-            self._untouched = False
             # Mostly the last response of this connection had the same head: comparing costs a third of searching.
             if not start and data.startswith(self._last_bytes):
                 end = len(self._last_bytes)
                 head = self._last_head
+            elif start >= len(data):
+                return start
             else:
                 end = data.find(END_OF_HEAD, start) + 4
                 known = data[start:end]
@@ -215,6 +214,7 @@ class ResponseParser:
                 if head is not None:
                     self._last_bytes = known
                     self._last_head = head
+            self._untouched = False
             if head is not None:
                 length = 0 if self._bodiless else head.body_length
                 stop = end + length
