@@ -17,7 +17,7 @@ LEARNED_LENGTHS: Final = 1000
 LEARNED_LENGTH: Final = 100  # of a name or a host, in bytes
 LEARNED_DIGITS: Final = 15  # of a Content-Length
 LEARNED_BLOCKS: Final = 1000
-LEARNED_BLOCK: Final = 1024  # of a block of header lines, in bytes
+LEARNED_BLOCK: Final = 2048  # of a block of header lines, in bytes
 SEEN_BLOCKS: Final = 1000  # hashes of blocks that came once
 
 # What there is to know before anything came.

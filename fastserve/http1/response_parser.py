@@ -36,7 +36,7 @@ __all__ = ["ResponseHeadMemory", "ResponseParser", "ResponseState"]
 MAX_INFORMATIONAL: Final = 100
 
 LEARNED_HEADS: Final = 1000
-LEARNED_HEAD: Final = 1024
+LEARNED_HEAD: Final = 2048
 
 FIRST_BYTE: Final = b"H"
 # What llhttp is told of a chunked response: its own head was judged already, and its fields are not trailers.
@@ -69,7 +69,7 @@ class ResponseHeadMemory:
     """What the parsers of one client share: the limits of a head, and heads that passed them.
 
     `max_header_size` is in bytes, status line to blank line, of each head; the same for a body's trailers.
-    `max_heads` bounds what is kept, in heads of at most 1 KiB; 0 keeps none. When it is full it is emptied: the
+    `max_heads` bounds what is kept, in heads of at most 2 KiB; 0 keeps none. When it is full it is emptied: the
     heads of this second are worth more than those of the last.
     """
 
