@@ -6,10 +6,13 @@ A request that is written whole, on a connection that is ready, takes `begin`, o
 
 from __future__ import annotations
 
+import asyncio
+
 from fastserve.client.base import SWITCHING_PROTOCOLS, check_switch
 from fastserve.client.connection import ClientConnection
 from fastserve.client.request import ClientRequest
 from fastserve.client.response import ClientResponse
+from fastserve.errors import PoolError
 from fastserve.pool.aio import ConnPool
 from fastserve.pool.conn import PooledConn
 
@@ -36,9 +39,9 @@ class Exchanges:
         if pooled is not None:
             try:
                 pooled.conn.send(None, method, data, streams, limit, now)
-            except BaseException:
-                self.give_up(pooled)
-                raise
+            except BaseException as error:
+                told = self.give_up(pooled, error)
+                raise told from told.__cause__
         return pooled
 
     def end(self, pooled: PooledConn[ClientConnection], request: ClientRequest) -> ClientResponse:
@@ -58,7 +61,24 @@ class Exchanges:
             self._pool.discard(pooled)
         return response
 
-    def give_up(self, pooled: PooledConn[ClientConnection]) -> None:
-        """Close a connection in the middle of an exchange."""
+    def give_up(self, pooled: PooledConn[ClientConnection], error: BaseException) -> BaseException:
+        """Close a connection in the middle of an exchange that ends with `error`. Returns what is to be raised.
+
+        That is a `PoolError` when another event loop than the connection's was the cause; its own one closes it then. It is
+        looked at here, where it costs nothing while all is well: a future or a timer of another loop is refused.
+        """
+        conn = pooled.conn
+        if type(error) is RuntimeError and conn.loop is not asyncio.get_running_loop():
+            conn.call_soon(self._close, pooled)
+            told = PoolError(
+                "this client belongs to another event loop: make one client per loop; the request may be sent",
+                phase="write",
+            )
+            told.__cause__ = error
+            return told
+        self._close(pooled)
+        return error
+
+    def _close(self, pooled: PooledConn[ClientConnection]) -> None:
         pooled.conn.leave()
         self._pool.discard(pooled)

@@ -34,7 +34,7 @@ from fastserve.client.retry import IDEMPOTENT_METHODS
 from fastserve.client.sending import send_pieces
 from fastserve.client.turn import Turn
 from fastserve.client.watch import Watch
-from fastserve.errors import ClientError, DialError, DialTimeout, PoolError
+from fastserve.errors import ClientError, DialError, DialTimeout
 from fastserve.http1.request_writer import asks_to_close
 from fastserve.pool.aio import ConnPool
 from fastserve.pool.conn import PooledConn
@@ -95,9 +95,8 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
     async def _do(
         self, request: ClientRequest, timeout: float | None, deadline: float | None, streams: bool
     ) -> ClientResponse:
-        clock = (
-            self._clock
-        )  # taken out of self before it is called: an attribute that is no method is looked up at length
+        # Taken out of self before it is called: an attribute that is no method is looked up at length.
+        clock = self._clock
         started = self._last_use_time = clock()
         limit = inf if timeout is None and deadline is None else time_limit(started, timeout, deadline)
         method = request.method
@@ -164,16 +163,9 @@ class HostClient(BaseClient[Coroutine[Any, Any, ClientResponse]]):
                 pooled = turn.given
                 if pooled is None:
                     self._pool.cancel(turn)
+            answer = None  # its error holds this frame
             if pooled is not None:
-                # Looked at here, where it costs nothing while all is well: a future of another loop can't be awaited.
-                if type(error) is RuntimeError and self._watch.loop is not asyncio.get_running_loop():
-                    pooled.conn.call_soon(self._exchanges.give_up, pooled)
-                    raise PoolError(
-                        "this client belongs to another event loop: make one client per loop; the request may be sent",
-                        phase="write",
-                        elapsed=self._clock() - started,
-                    ) from error
-                self._exchanges.give_up(pooled)
+                error = self._exchanges.give_up(pooled, error)
             if isinstance(error, ClientError):
                 raise self._told(error, self._clock() - started, attempt) from error.__cause__
             raise

@@ -217,7 +217,9 @@ class ClientRequest:
         else:
             self.stream = cast("Iterable[bytes | str] | AsyncIterable[bytes | str]", body)
         if content_type is not None and (self._headers is None or "content-type" not in self._headers):
-            pair = _known_pairs.get(("Content-Type", content_type)) or _to_pair("Content-Type", content_type)
+            pair = _known_pairs.get(("Content-Type", content_type))
+            if pair is None:  # a boundary is never the same again
+                pair = (checked_pair if files is not None else _to_pair)("Content-Type", content_type)
             self._headers = Headers((*self.headers.raw, pair))
 
     @property
@@ -240,7 +242,7 @@ class ClientRequest:
 
 
 _known_pairs: dict[tuple[str, str], tuple[bytes, bytes]] = {}
-"""Headers that were checked, with their bytes. None that log in as somebody: they would outlive their use."""
+"""Headers that were checked, with their bytes; none of `SECRET_NAMES`, which would outlive their use."""
 
 
 def _to_headers(headers: RequestHeaders) -> Headers:

@@ -55,7 +55,7 @@ class Turn(WantConn["ClientConnection"]):
         if answer.done():
             return  # its task was cancelled and has not run yet; what it was given goes to the next when it does
         try:
-            self.given = pooled = self.take()
+            self.given = pooled = self._pool.collect(self)
             clock = self._pool.clock
             pooled.conn.send(answer, self._method, self._data, self._streams, self._limit, clock())
         except Exception as error:

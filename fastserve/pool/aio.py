@@ -62,6 +62,7 @@ class ConnPool(Generic[C]):
     """
 
     __slots__ = (
+        "__weakref__",
         "_after",
         "_armed_at",
         "_attach",
@@ -133,8 +134,6 @@ class ConnPool(Generic[C]):
         result = self.core.release(pooled, now)
         if result:
             if isinstance(result, WantConn):
-                if self._on_event is not None:
-                    self._tell_end(result)
                 result.wake()
             else:
                 self._carry_out(result)
@@ -152,7 +151,7 @@ class ConnPool(Generic[C]):
 
     def enqueue(self, want: WantConn[C], now: float, timeout: float | None = None) -> None:
         """`acquire` for callers that do not sleep: `want.wake` is called when it is settled, maybe before this returns,
-        maybe twice; then it is to be taken, or cancelled.
+        maybe twice; then it is to be collected, or cancelled.
         """
         actions = self.core.acquire(want, now, timeout)
         if actions or self._after is not None:
@@ -163,8 +162,19 @@ class ConnPool(Generic[C]):
             if self._on_event is not None:
                 self._tell(PoolEvent("wait"))
         elif want.state is FAILED:
-            self._tell_end(want)
             want.wake()  # refused at once is no action
+
+    def collect(self, want: WantConn[C]) -> PooledConn[C]:
+        """What an enqueued `want` got, once it is settled: raises what `acquire` does."""
+        if self._on_event is None:
+            return want.take()
+        try:
+            pooled = want.take()
+        except Exception as error:
+            self._tell(PoolEvent("failed", error=error))
+            raise
+        self._tell(PoolEvent("served", pooled.conn))
+        return pooled
 
     def cancel(self, want: WantConn[C]) -> None:
         """Whoever enqueued `want` has gone away. Also when it was woken in the same tick: what it was given goes to the
@@ -280,7 +290,6 @@ class ConnPool(Generic[C]):
     def _carry_out(self, actions: Actions) -> None:
         for action in actions:
             if isinstance(action, Wake):
-                self._tell_end(action.want)
                 action.want.wake()
             else:
                 self._do(action)
@@ -359,7 +368,7 @@ class ConnPool(Generic[C]):
             logger.warning("pool: closing %r failed", conn, exc_info=True)
             return
         if inspect.isawaitable(result):
-            self._background(waits.closed(conn, result, self.core.options.dial_timeout))
+            self._background(waits.closing_ended(conn, result, self.core.options.dial_timeout))
 
     def _dial_ended(self, ticket: DialTicket, task: asyncio.Task[C]) -> None:
         """As a callback and not in the task: a task that is cancelled before its first step runs nothing of itself."""
@@ -385,15 +394,6 @@ class ConnPool(Generic[C]):
                 self._on_event(event)
             except Exception:
                 logger.warning("pool: on_event raised", exc_info=True)
-
-    def _tell_end(self, want: WantConn[C]) -> None:
-        """It is settled."""
-        if self._on_event is not None:
-            pooled = want.pooled
-            if pooled is not None:
-                self._tell(PoolEvent("served", pooled.conn))
-            elif want.error is not None:
-                self._tell(PoolEvent("failed", error=want.error))
 
     def running_loop(self) -> asyncio.AbstractEventLoop:
         """The loop of this pool. Raises `PoolError` in another one."""

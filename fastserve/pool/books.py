@@ -31,9 +31,6 @@ IN_USE: Final = PooledState.IN_USE
 DRAINING: Final = PooledState.DRAINING
 CLOSED: Final = PooledState.CLOSED
 
-FEW_GAPS: Final = 64
-"""So many are not worth a copy."""
-
 
 class ConnBooks(Generic[C]):
     """The connections of one pool."""
@@ -46,7 +43,6 @@ class ConnBooks(Generic[C]):
         "_counts",
         "_dials",
         "_doomed",
-        "_gaps",
         "_idle",
         "_lifetimes",
         "_max_conns",
@@ -69,11 +65,8 @@ class ConnBooks(Generic[C]):
         self._total = total
         self._conns: dict[PooledConn[C], None] = {}
         """Every live connection."""
-        # A plain dict is put to and popped at its end in a third of the time, and is slow at its front, where "fifo" takes.
-        self._idle: dict[PooledConn[C], None] = OrderedDict() if options.conn_pool_strategy == "fifo" else {}
+        self._idle: OrderedDict[PooledConn[C], None] = OrderedDict()
         """Those that nobody holds, the one idle longest first."""
-        self._gaps = 0
-        """How many have left a plain one from before its end, at most: its first is found by a walk over those gaps."""
         self._shared: OrderedDict[PooledConn[C], None] = OrderedDict()
         """Those that are held and take another stream."""
         self._doomed = 0
@@ -161,10 +154,6 @@ class ConnBooks(Generic[C]):
 
     def _leave_idle(self, pooled: PooledConn[C]) -> None:
         del self._idle[pooled]
-        self._gaps += 1
-        if self._gaps > max(FEW_GAPS, len(self._idle)):
-            self._idle = self._idle.copy()  # without them
-            self._gaps = 0
         if self._total is not None:
             del self._total.idle[pooled]
 

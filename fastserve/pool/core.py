@@ -50,7 +50,6 @@ TESTING: Final = PooledState.TESTING
 RESETTING: Final = PooledState.RESETTING
 CLOSED: Final = PooledState.CLOSED
 DELIVERED: Final = WantState.DELIVERED
-WAITING: Final = WantState.WAITING
 
 
 class PoolCore(WaitBooks[C]):
@@ -101,14 +100,13 @@ class PoolCore(WaitBooks[C]):
         """
         if self._bounded or pooled.state is not IN_USE or pooled.owner is not self:
             return self._release_carefully(pooled, now)
-        if self._waiting:  # handed over: it stays held, by another
-            want = self._queue.popleft()
-            if want.state is not WAITING:
-                want = self._next_waiter()
-            pooled.uses += 1
-            want.pooled = pooled
-            self._settle(want, DELIVERED, now)
-            return want
+        if self._queue:
+            want = self._next_waiter() if self._dead else self._queue.popleft()
+            if want is not None:  # handed over: it stays held, by another
+                pooled.uses += 1
+                want.pooled = pooled
+                self._settle(want, DELIVERED, now)
+                return want
         pooled.state = IDLE
         pooled.streams = 0
         pooled.idle_since = now
@@ -117,7 +115,7 @@ class PoolCore(WaitBooks[C]):
         return NOTHING
 
     def _take_carefully(self, now: float) -> PooledConn[C] | None:
-        if self._waiting or (self.options.test_on_borrow is not None and not self._shared):
+        if self._queue or (self.options.test_on_borrow is not None and not self._shared):
             return None
         pooled = self._next_available()
         if pooled is None or self._is_stale(pooled, now):
@@ -149,7 +147,7 @@ class PoolCore(WaitBooks[C]):
             and not self._idle
             and not self._careful
             and (timeout is None or timeout >= wait)
-            and self._waiting < self._max_waiters
+            and len(self._queue) < self._max_waiters
             and wait
         ):
             # The short cut of a wait: every slot is a connection that somebody holds, so there is nothing but to queue.
@@ -157,7 +155,6 @@ class PoolCore(WaitBooks[C]):
             self.waits += 1
             want.queued = True
             self._queue.append(want)
-            self._waiting += 1
             want.deadline = deadline = now + wait
             if deadline < self._soonest:
                 self._soonest = deadline
@@ -170,7 +167,7 @@ class PoolCore(WaitBooks[C]):
         self._close_stale(now, actions)
         if actions:
             self._pump(now, actions)  # for min_idle_conns
-        ready = bool(self._shared or self._idle) and not self._waiting
+        ready = bool(self._shared or self._idle) and not self._queue
         if ready:
             self.hits += 1
             limit = self._patience
@@ -185,8 +182,8 @@ class PoolCore(WaitBooks[C]):
             elif wait <= 0:
                 self._fail(want, NoFreeConns(self._all_in_use() + "; raise max_conns or set max_conn_wait_timeout"))
                 return actions or NOTHING
-            elif self._waiting >= self._max_waiters:
-                text = f"{self._all_in_use()} and {self._waiting} acquires wait already; raise max_waiters or slow down"
+            elif self.waiting >= self._max_waiters:
+                text = f"{self._all_in_use()} and {self.waiting} acquires wait already; raise max_waiters or slow down"
                 self._fail(want, NoFreeConns(text))
                 return actions or NOTHING
             else:
@@ -194,7 +191,6 @@ class PoolCore(WaitBooks[C]):
                 want.queued = True
                 self.waits += 1
         self._queue.append(want)
-        self._waiting += 1
         self._pump(now, actions)
         if want.state is WantState.WAITING:
             self._limit(want, now, limit, timeout)
@@ -306,7 +302,7 @@ class PoolCore(WaitBooks[C]):
 
     def _offer(self, pooled: PooledConn[C], now: float, actions: list[Action]) -> None:
         """A connection that can be held: to the waiters first, and only if none waits to the list (bug 2, bug 13)."""
-        while self._waiting and self._has_room(pooled):
+        while self._queue and self._has_room(pooled):
             self._grant(pooled, now, actions)
         if not pooled.streams:
             self._to_idle(pooled, now, actions)
@@ -367,13 +363,13 @@ class PoolCore(WaitBooks[C]):
 
     def _worth_another_attempt(self) -> bool:
         """Somebody still needs the dial, and there is a slot for it."""
-        return self._over <= 0 and (self._waiting > 0 or self._min_idle > len(self._idle))
+        return self._over <= 0 and (bool(self._queue) or self._min_idle > len(self._idle))
 
     def _start_dials(self, now: float, actions: list[Action]) -> None:
         """Invariant 3: a dial for each waiter that no test or dial is for yet; then `min_idle_conns`."""
         dials, total = self._dials, self._total
         while not self._closed:
-            short = self._waiting - self._testing - len(dials)
+            short = self.waiting - self._testing - len(dials)
             if short <= 0:
                 upkeep = dials.upkeep_at <= now and len(self._idle) - short < self._min_idle
                 if not upkeep:
@@ -428,7 +424,7 @@ class PoolCore(WaitBooks[C]):
     def next_wake(self, *, waiters: bool = True) -> float | None:
         """When `tick` has something to do, or None; without the waiters' deadlines if each waiter minds its own."""
         wake = math.inf
-        if waiters and self._waiting:
+        if waiters and self._queue:
             wake = self._soonest
             if (first := self._deadlines.first()) is not None and first < wake:
                 wake = first
@@ -492,7 +488,7 @@ class PoolCore(WaitBooks[C]):
         """No more acquires; waiters fail, idle connections close, held ones on release, dials are abandoned."""
         actions: list[Action] = []
         self._closed = self._careful = self._bounded = True
-        while self._waiting:
+        while self._queue:
             closed = PoolClosed("the pool was closed while a connection was waited for: make a new one")
             self._fail_next(closed, now, actions)
         for ticket in list(self._dials):
@@ -526,17 +522,17 @@ class PoolCore(WaitBooks[C]):
         if self._total is not None:
             free = min(free, max(0, self._total.room + len(self._total.idle)))
         if self.options.max_streams is not None and coming + free > 0:
-            return self._waiting < self.options.max_waiters  # one connection may serve them all
-        return self._waiting < coming + free
+            return self.waiting < self.options.max_waiters  # one connection may serve them all
+        return self.waiting < coming + free
 
     # --- the queue
 
     def _pump(self, now: float, actions: list[Action]) -> None:
         """Serve the queue from its head with what is available, then start tests and dials for the rest."""
-        if self._waiting > self._testing:
+        if self.waiting > self._testing:
             testing = self.options.test_on_borrow is not None
             self._close_stale(now, actions)
-            while self._waiting > self._testing and (pooled := self._next_available()) is not None:
+            while self.waiting > self._testing and (pooled := self._next_available()) is not None:
                 if testing and pooled.state is IDLE:
                     self._leave_idle(pooled)
                     pooled.state = TESTING

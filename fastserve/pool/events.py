@@ -33,7 +33,9 @@ class PoolEvent:
     """One thing that happened in a pool. What does not apply is None."""
 
     kind: Literal["dial", "dialled", "dial_failed", "wait", "served", "failed", "closed"]
-    """A dial began, succeeded or failed; an acquire had to wait, was served or failed; a connection was closed."""
+    """A dial began, succeeded or failed; an acquire had to wait, was served or failed; a connection was closed. An acquire
+    that finds a connection ready tells nothing, nor does one that is cancelled or interrupted.
+    """
     conn: Any = None
     reason: CloseReason | None = None
     error: BaseException | None = None

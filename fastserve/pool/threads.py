@@ -138,13 +138,13 @@ class SyncConnPool(Generic[C]):
                 self._wait(want)
             with self._lock:
                 pooled = want.take()
-        except BaseException:
+        except BaseException as error:
             # An interrupt, or a greenlet that is killed, may come anywhere here: what was given goes to the next.
             with self._lock:
                 actions = core.cancel(want, clock())
             self._carry_out(actions)
-            if waits or want.state is WantState.FAILED:
-                self._tell(PoolEvent("failed", error=want.error))
+            if isinstance(error, Exception):
+                self._tell(PoolEvent("failed", error=error))
             raise
         self._tell(PoolEvent("served", pooled.conn))
         return pooled

@@ -16,7 +16,7 @@ from fastserve.pool.want import WAITING
 if TYPE_CHECKING:
     from fastserve.pool.aio import ConnPool
 
-__all__ = ["acquire", "close", "closed", "dialled", "redial", "tried"]
+__all__ = ["acquire", "close", "closing_ended", "dialled", "left", "opened", "redial", "tried"]
 
 logger = logging.getLogger("fastserve")
 
@@ -37,7 +37,7 @@ async def acquire(pool: ConnPool[C], timeout: float | None) -> PooledConn[C]:
         except BaseException:
             pool.cancel(want)
             raise
-    return want.take()
+    return pool.collect(want)
 
 
 async def redial(pool: ConnPool[C], pooled: PooledConn[C], timeout: float | None) -> PooledConn[C]:
@@ -107,7 +107,7 @@ async def tried(hook: Callable[..., Any], answer: Awaitable[Any], seconds: float
         ended(ok)
 
 
-async def closed(conn: object, closing: Awaitable[Any], seconds: float) -> None:
+async def closing_ended(conn: object, closing: Awaitable[Any], seconds: float) -> None:
     """An async `close`, within so many seconds."""
     try:
         async with asyncio.timeout(seconds):

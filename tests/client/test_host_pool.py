@@ -316,6 +316,34 @@ def test_a_second_loop_gets_a_clear_error(kind: str, idle: int) -> None:
             two.close()
 
 
+# Of a connection whose loop was closed before it: nobody can close its transport any more.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("timeout", [None, 1.0])
+def test_a_client_of_a_loop_that_is_closed(timeout: float | None, caplog: pytest.LogCaptureFixture) -> None:
+    """With a timeout its timer is asked for something, which raises before anything can be awaited. uvloop's can't be closed
+    with a connection open.
+    """
+
+    def case(client: HostClient) -> None:
+        async def first() -> None:
+            await client.get("/")
+
+        async def second() -> None:
+            with pytest.raises(PoolError, match="another event loop") as told:
+                await client.get("/", timeout=timeout)
+            assert told.value.phase == "write"
+            assert told.value.elapsed > 0
+            assert isinstance(told.value.__cause__, RuntimeError)
+
+        asyncio.run(first())
+        asyncio.run(second())
+
+    with Upstream([request, send(OK), stall]) as upstream:
+        case(HostClient(f"127.0.0.1:{upstream.port}"))
+        gc.collect()
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("kind", list(FACTORIES))
 def test_a_second_loop_leaves_the_deadlines_of_the_first_alone(kind: str) -> None:
     told: list[dict[str, Any]] = []

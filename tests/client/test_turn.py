@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import types
+import weakref
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
@@ -270,6 +272,29 @@ def test_the_time_of_the_request_runs_out_while_it_waits(run: Run) -> None:
         assert client.stats().waiting == 1
         client._pool.release(held)
         assert wires.dialled[0].targets == [b"/0"]
+
+    waiting(run, 1, case)
+
+
+def test_requests_out_of_time_hold_nothing_of_their_callers(run: Run) -> None:
+    """Their places in the queue do not outnumber those that still wait; in each is an error, with the frames it came through."""
+    held_things: list[weakref.ref[Any]] = []
+
+    async def late(client: HostClient) -> None:
+        thing = Wires()
+        held_things.append(weakref.ref(thing))
+        with pytest.raises(RequestTimeout):
+            await client.get("/late", timeout=0.02)
+
+    async def case(client: HostClient, wires: Wires, held: Held, tasks: list[asyncio.Task[Any]]) -> None:
+        await asyncio.gather(*(late(client) for _ in range(20)))
+        gc.collect()
+        assert client.stats().waiting == 1
+        assert sum(thing() is not None for thing in held_things) <= 1
+        client._pool.release(held)
+        assert wires.dialled[0].targets == [b"/0"]
+        gc.collect()
+        assert not any(thing() for thing in held_things)
 
     waiting(run, 1, case)
 

@@ -237,21 +237,29 @@ def walk(core_class: type[PoolCore[int]], lives: int, steps: int = 200) -> None:
         life.teardown()
 
 
-def crowd(core_class: type[PoolCore[int]], size: int = 150) -> None:
-    """So many of each that what leaves from the middle of a queue would pile up; served and closed from its other side."""
-    driver = Driver(PoolOptions(max_conns=size, max_concurrent_dials=size, max_conn_wait_timeout=60.0), core_class)
-    for _ in range(2 * size):
-        driver.acquire()
-        if driver.dials:
-            driver.dialled()
-    for want in list(driver.woken):
-        driver.collect(want)
-    patient = driver.queue[-1]
-    for want in driver.queue[:-1]:
-        driver.cancel(want)
-    for pooled in list(driver.held):
-        driver.release(pooled)
-    assert driver.collect(patient) is not None
-    for pooled in list(driver.core._idle):
-        driver.lost(pooled)
+def crowd(core_class: type[PoolCore[int]], size: int = 100) -> None:
+    """So many of each that what leaves out of its turn would pile up, before those that stay and behind them."""
+    options = PoolOptions(
+        max_conns=size, max_concurrent_dials=size, max_conn_wait_timeout=60.0, max_idle_conns=size // 10
+    )
+    driver = Driver(options, core_class)
+    for patient_ones in (range(1), range(size // 2), range(size // 2, size), range(0, size, 3)):
+        for _ in range(2 * size):
+            if driver.take_idle() is None:
+                driver.acquire()
+            if driver.dials:
+                driver.dialled()
+        for want in list(driver.woken):
+            driver.collect(want)
+        patient = {id(driver.queue[n]) for n in patient_ones}
+        for want in list(driver.queue):
+            if id(want) not in patient:
+                driver.cancel(want)
+        for pooled in list(driver.held):
+            driver.release(pooled)  # to those that wait; then one after the other is one too many
+        for want in list(driver.woken):
+            if driver.collect(want) is not None:
+                driver.release(driver.held[-1])
+        for pooled in list(driver.core._idle)[::2]:
+            driver.lost(pooled)
     driver.finish()

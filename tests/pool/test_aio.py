@@ -394,6 +394,39 @@ def test_events(run: Run) -> None:
     assert events[-1].reason == "shutdown"
 
 
+def test_each_end_of_a_wait_is_told_once(run: Run) -> None:
+    events: list[PoolEvent] = []
+
+    def told() -> list[str]:
+        kinds = [event.kind for event in events if event.kind in ("served", "failed")]
+        events.clear()
+        return kinds
+
+    async def main() -> None:
+        world, clock = World(), Clock()
+        world.errors = [OSError("no")]
+        pool = a_pool(world, clock, max_conns=1, fail_fast_after=1, on_event=events.append, **PATIENT)
+        for _ in range(2):  # the second is refused at once
+            with pytest.raises(DialError):
+                await pool.acquire()
+            assert told() == ["failed"]
+        clock.now += 10
+        pooled = await pool.acquire()
+        assert told() == ["served"]
+        assert events == []
+        waiters = [asyncio.create_task(pool.acquire()) for _ in range(2)]
+        await until(lambda: pool.stats().waiting == 2)
+        events.clear()
+        pool.release(pooled)
+        waiters[0].cancel()  # in the tick of its wake-up
+        assert await waiters[1] is pooled
+        assert [event.conn for event in events if event.kind == "served"] == [pooled.conn]
+        pool.release(pooled)
+        await pool.aclose()
+
+    run(main())
+
+
 def test_an_event_hook_that_raises_changes_nothing(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     def bad(event: PoolEvent) -> None:
         raise ValueError("hook")

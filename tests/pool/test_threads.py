@@ -275,6 +275,8 @@ def test_misuse_and_the_end() -> None:
     with pytest.raises(PoolClosed):
         pool.acquire()
     assert [event.kind for event in events].count("closed") == 2
+    assert events[-1].kind == "failed"
+    assert isinstance(events[-1].error, PoolClosed)
     assert not world.open
 
 
