@@ -398,7 +398,7 @@ def test_each_end_of_a_wait_is_told_once(run: Run) -> None:
     events: list[PoolEvent] = []
 
     def told() -> list[str]:
-        kinds = [event.kind for event in events if event.kind in ("served", "failed")]
+        kinds: list[str] = [event.kind for event in events if event.kind in ("served", "failed")]
         events.clear()
         return kinds
 
