@@ -41,7 +41,9 @@ class Exchanges:
                 pooled.conn.send(None, method, data, streams, limit, now)
             except BaseException as error:
                 told = self.give_up(pooled, error)
-                raise told from told.__cause__
+                if told is not error:
+                    raise told from error
+                raise
         return pooled
 
     def end(self, pooled: PooledConn[ClientConnection], request: ClientRequest) -> ClientResponse:

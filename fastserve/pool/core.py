@@ -154,10 +154,10 @@ class PoolCore(WaitBooks[C]):
             self.misses += 1
             self.waits += 1
             want.queued = True
-            self._queue.append(want)
             want.deadline = deadline = now + wait
             if deadline < self._soonest:
                 self._soonest = deadline
+            self._queue.append(want)  # last: a thread may be interrupted anywhere here
             return NOTHING
         want.deadline = math.inf
         if self._closed:

@@ -23,8 +23,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from fastserve.errors import PoolError
-from fastserve.pool.actions import Actions, Attach, Close, Dial, Probe, Reset, Wake
+from fastserve.errors import NoFreeConns, PoolError
+from fastserve.pool.actions import NOTHING, Actions, Attach, Close, Dial, Probe, Reset, Wake
 from fastserve.pool.conn import PooledConn
 from fastserve.pool.core import PoolCore
 from fastserve.pool.dials import DialTicket
@@ -123,31 +123,38 @@ class SyncConnPool(Generic[C]):
         core, clock = self._core, self._clock
         if self._dropped:
             self._take_dropped()
-        with self._lock:
-            now = clock()
-            pooled = core.take_idle(now)
-            if pooled is not None:
-                return pooled
-            want: ThreadWant[C] = ThreadWant()
-            actions = core.acquire(want, now, timeout)
-            waits = want.state is WantState.WAITING
+        want: ThreadWant[C] | None = None
+        pooled: PooledConn[C] | None = None
         try:
+            with self._lock:
+                now = clock()
+                pooled = core.take_idle(now)
+                if pooled is not None:
+                    return pooled
+                want = ThreadWant()
+                actions = core.acquire(want, now, timeout)
+                waits = want.state is WantState.WAITING
             self._carry_out(actions)
             if waits:
                 self._tell(PoolEvent("wait"))
                 self._wait(want)
             with self._lock:
                 pooled = want.take()
+            self._tell(PoolEvent("served", pooled.conn))
+            return pooled
         except BaseException as error:
-            # An interrupt, or a greenlet that is killed, may come anywhere here: what was given goes to the next.
+            # An interrupt, or a greenlet that is killed, may come anywhere here: what was given goes to the next. But for a
+            # few steps of Python within the core's own.
+            actions = NOTHING
             with self._lock:
-                actions = core.cancel(want, clock())
+                if pooled is not None:
+                    actions = core.discard(pooled, clock())
+                elif want is not None:
+                    actions = core.cancel(want, clock())
             self._carry_out(actions)
             if isinstance(error, Exception):
                 self._tell(PoolEvent("failed", error=error))
             raise
-        self._tell(PoolEvent("served", pooled.conn))
-        return pooled
 
     def _wait(self, want: ThreadWant[C]) -> None:
         """Sleep until the waiter is settled; its own deadline it minds itself."""
@@ -157,8 +164,10 @@ class SyncConnPool(Generic[C]):
                 with self._lock:
                     actions = self._core.tick(now)
                 self._carry_out(actions)
-                if want.state is not WantState.WAITING:
-                    return
+                if want.state is WantState.WAITING:
+                    waited = f"waited {now - want.since:.3f} s for a connection"
+                    raise NoFreeConns(f"{waited}; another thread was interrupted when it should have been given one")
+                return
 
     def connection(self, timeout: float | None = None) -> SyncLease[C]:
         """``with pool.connection() as conn:`` releases at the end, and discards when the block raised, since nobody

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fastserve.errors import RequestError
-from fastserve.http1.head_memory import SEEN_BLOCKS, HeadMemory
+from fastserve.http1.head_memory import LEARNED_BLOCK, SEEN_BLOCKS, HeadMemory
 from fastserve.http1.parser import ParserState
 from tests.http1.test_parser import GET, SAMPLES, cut, new_parser, parse, requests, single_bytes
 
@@ -238,7 +238,7 @@ def test_a_parser_that_stops_at_heads_does_so_at_the_last_one(option: str) -> No
         assert parser.feed(POST, len(POST) - 3) == len(POST)
 
 
-@pytest.mark.parametrize(("size", "kept"), [(1024, True), (1025, False)])
+@pytest.mark.parametrize(("size", "kept"), [(LEARNED_BLOCK, True), (LEARNED_BLOCK + 1, False)])
 def test_the_last_head_is_bounded(size: int, kept: bool) -> None:
     head = b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n" % (b"x" * (size - len(GET)))
     assert len(head) == size

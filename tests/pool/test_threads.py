@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,44 @@ def test_an_interrupt_while_waiting_leaves_the_queue() -> None:
     assert pool.stats().waiting == 0
     pool.release(held)
     assert pool.stats().idle == 1
+    pool.close()
+
+
+def test_an_interrupt_behind_the_wait_closes_what_was_given() -> None:
+    def interrupt(event: PoolEvent) -> None:
+        if event.kind == "served":
+            raise KeyboardInterrupt
+
+    world = ThreadWorld()
+    pool = SyncConnPool(world.dial, world.close, PoolOptions(max_conns=1, on_event=interrupt))
+    for dialled in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            pool.acquire()
+        assert len(world.conns) == dialled
+        assert not world.open
+        assert pool.stats().conns == 0
+    pool.close()
+
+
+def test_a_waiter_that_an_interrupted_thread_has_lost_ends_in_time() -> None:
+    world = ThreadWorld()
+    pool = SyncConnPool(world.dial, world.close, PoolOptions(max_conns=1, max_conn_wait_timeout=0.2))
+    held = pool.acquire()
+
+    def wait() -> None:
+        with pytest.raises(NoFreeConns, match="another thread was interrupted"):
+            pool.acquire()
+
+    with ThreadPoolExecutor(1) as threads:
+        waiter = threads.submit(wait)
+        wait_until(lambda: pool.stats().waiting == 1)
+        with pool._lock:
+            pool._core._queue.popleft()  # as a release does before it tells the waiter
+        waiter.result(timeout=20)
+    assert pool.stats().waiting == 0
+    pool.release(held)
+    assert pool.acquire() is held
+    pool.release(held)
     pool.close()
 
 
