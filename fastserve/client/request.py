@@ -217,9 +217,8 @@ class ClientRequest:
         else:
             self.stream = cast("Iterable[bytes | str] | AsyncIterable[bytes | str]", body)
         if content_type is not None and (self._headers is None or "content-type" not in self._headers):
-            pair = _known_pairs.get(("Content-Type", content_type))
-            if pair is None:  # a boundary is never the same again
-                pair = (checked_pair if files is not None else _to_pair)("Content-Type", content_type)
+            # Not remembered with a boundary, which is never the same again.
+            pair = (_to_pair if files is None else checked_pair)("Content-Type", content_type)
             self._headers = Headers((*self.headers.raw, pair))
 
     @property
@@ -250,22 +249,22 @@ def _to_headers(headers: RequestHeaders) -> Headers:
         return Headers(headers.raw)
     # A dict first: whether it is a Mapping takes an ABC long to say.
     pairs: Iterable[tuple[str, Any]] = headers.items() if isinstance(headers, (dict, Mapping)) else headers
-    checked: list[tuple[bytes, bytes]] = []
     try:
-        for name, value in pairs:
-            # An int is not looked up: 1 and True are the same key, and one of them is refused.
-            pair = _known_pairs.get((name, value)) if type(value) is str else None
-            checked.append(pair or _to_pair(name, value))
+        return Headers([_to_pair(name, value) for name, value in pairs])
     except ResponseError as error:
         raise InvalidRequest(str(error)) from None
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"headers: a mapping or pairs of str to str or int: {error}") from None
-    return Headers(checked)
 
 
 def _to_pair(name: str, value: Any) -> tuple[bytes, bytes]:
+    if type(value) is not str:  # 1 and True are the same key, and one of them is refused
+        return checked_pair(name, value)
+    known = _known_pairs.get((name, value))
+    if known is not None:
+        return known
     pair = checked_pair(name, value)
-    if type(value) is str and len(name) + len(value) <= MAX_KNOWN_LENGTH and pair[0].lower() not in SECRET_NAMES:
+    if len(name) + len(value) <= MAX_KNOWN_LENGTH and pair[0].lower() not in SECRET_NAMES:
         if len(_known_pairs) >= MAX_KNOWN:
             _known_pairs.clear()
         _known_pairs[name, value] = pair

@@ -20,6 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -29,6 +30,7 @@ from fastserve.pool.conn import PooledConn
 from fastserve.pool.core import PoolCore
 from fastserve.pool.dials import DialTicket
 from fastserve.pool.events import PoolEvent
+from fastserve.pool.lease import SyncLease
 from fastserve.pool.options import PoolOptions
 from fastserve.pool.sleeping import ThreadWant
 from fastserve.pool.stats import PoolStats
@@ -173,7 +175,7 @@ class SyncConnPool(Generic[C]):
         """``with pool.connection() as conn:`` releases at the end, and discards when the block raised, since nobody
         knows what the connection was in the middle of.
         """
-        return SyncLease(self, timeout)
+        return SyncLease(self, partial(self.acquire, timeout))
 
     def discard(self, pooled: PooledConn[C]) -> None:
         """Close a connection instead of giving it back. Raises `PoolError` when it is not held."""
@@ -423,28 +425,3 @@ class SyncConnPool(Generic[C]):
                 return
             woken.wait(min(max(pause, TICK), threading.TIMEOUT_MAX))
             self.sweep()
-
-
-class SyncLease(Generic[C]):
-    """One use of a connection: see `SyncConnPool.connection`."""
-
-    __slots__ = ("_pool", "_pooled", "_timeout")
-
-    def __init__(self, pool: SyncConnPool[C], timeout: float | None) -> None:
-        self._pool = pool
-        self._timeout = timeout
-        self._pooled: PooledConn[C] | None = None
-
-    def __enter__(self) -> C:
-        self._pooled = pooled = self._pool.acquire(self._timeout)
-        return pooled.conn
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        pooled, self._pooled = self._pooled, None
-        if pooled is not None:
-            if error is None:
-                self._pool.release(pooled)
-            else:
-                self._pool.discard(pooled)
